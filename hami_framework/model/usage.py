@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, as against what is promised."""
+
+from __future__ import annotations
+
+from hami_framework.model.base import Value
+
+
+class Usage(Value, frozen=True, kw_only=True):
+    """One reading of one device. None: the device cannot say."""
+
+    device_id: str
+    memory_used_bytes: int | None = None
+    core_busy_percent: float | None = None
