@@ -1,1 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Settings that people write, checked where they are read."""
+
+from hami_framework.config.settings import NodeRule, Settings, load_settings
+
+__all__ = ["NodeRule", "Settings", "load_settings"]

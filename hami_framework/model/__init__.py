@@ -13,7 +13,7 @@ from hami_framework.model.machine import Machine
 from hami_framework.model.offer import Limit, Offer, share, whole
 from hami_framework.model.quantity import GIB, KIB, MIB, percent_of, round_up, show_bytes
 from hami_framework.model.reason import Reason, Rejection
-from hami_framework.model.request import ContainerRequest, DeviceRequest, PodRequest, ResourceRequest, Selector
+from hami_framework.model.request import ContainerKind, ContainerRequest, DeviceRequest, PodRequest, ResourceRequest, Selector
 from hami_framework.model.resources import NEUTRAL, AnnotationNames, ResourceNames
 from hami_framework.model.usage import Usage
 

@@ -21,7 +21,7 @@ class Machine(Value, frozen=True, kw_only=True):
     description: str
     state: str
     """Contents of the machine file."""
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
     """Absolute paths of the C files of the fake libraries, shipped with the vendor package."""
     libraries: dict[str, str] = msgspec.field(default_factory=dict)
     """File name to build (and SONAME, e.g. `libnvidia-ml.so.1`) → the source it is built from."""

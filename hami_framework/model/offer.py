@@ -31,9 +31,16 @@ class Offer(Value, frozen=True, kw_only=True):
 
 def whole(memory_bytes: int, *, shares: int = 1) -> Offer:
     """The offer of a whole device of this size, exclusively: mode `whole`, no limit beyond the hardware's own."""
-    return Offer(mode="whole", exclusive=True, cost=Cost(memory_bytes=memory_bytes, core_percent=100, shares=shares), limit=Limit(memory_bytes=memory_bytes, core_percent=100))
+    return Offer(
+        mode="whole",
+        exclusive=True,
+        cost=Cost(memory_bytes=memory_bytes, core_percent=100, shares=shares),
+        limit=Limit(memory_bytes=memory_bytes, core_percent=100),
+    )
 
 
 def share(memory_bytes: int, core_percent: int | None = None, *, mode: str = "share") -> Offer:
     """The offer of a plain share: so much memory, so much compute (None: no compute limit, none promised)."""
-    return Offer(mode=mode, cost=Cost(memory_bytes=memory_bytes, core_percent=core_percent or 0), limit=Limit(memory_bytes=memory_bytes, core_percent=core_percent))
+    return Offer(
+        mode=mode, cost=Cost(memory_bytes=memory_bytes, core_percent=core_percent or 0), limit=Limit(memory_bytes=memory_bytes, core_percent=core_percent)
+    )

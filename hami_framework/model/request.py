@@ -49,10 +49,20 @@ class Selector(Value, frozen=True, kw_only=True):
     """Which devices the user will have: vendors, type names and ids, all empty for "any"."""
 
     vendors: tuple[str, ...] = ()
+    resource_types: tuple[str, ...] = ()
+    """Types that the resource name itself stands for (`ResourceNames.types`); holds beside `use_types`, not instead of it."""
     use_types: tuple[str, ...] = ()
     nouse_types: tuple[str, ...] = ()
     use_ids: tuple[str, ...] = ()
     nouse_ids: tuple[str, ...] = ()
+
+    def accepts_type(self, device_class: DeviceClass) -> bool:
+        """True when devices of this class answer to what is wanted and to nothing that is not."""
+
+        def answers(types: tuple[str, ...]) -> bool:
+            return any(device_class.answers_to(name) for name in types)
+
+        return all(answers(types) for types in (self.resource_types, self.use_types) if types) and not answers(self.nouse_types)
 
 
 class ResourceRequest(Value, frozen=True, kw_only=True):

@@ -1,0 +1,71 @@
+# hami-framework: `make demo` shows it, `make test` proves it. Both build all they need; `make help` lists the rest.
+# Needs: Python >= 3.11 with venv, gcc, make. No GPU, no Kubernetes, no root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+VENDORS := nvidia ascend cambricon hygon
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | while IFS="$$(printf '\t')" read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+
+.PHONY: venv
+venv: $(STAMP) ## a ready .venv with the core and the four vendors
+
+$(STAMP): requirements/dev.txt pyproject.toml $(VENDORS:%=vendors/%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hami-framework needs Python >= 3.11; name one with make PYTHON=python3.x" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . $(VENDORS:%=-e vendors/%)
+	@touch $@
+
+.PHONY: demo
+demo: venv ## a mixed-vendor cluster in one process tree: who got what, and why not
+	@$(BIN)/hami demo
+
+.PHONY: test
+test: lint ## everything `main` must pass, with seeded, reduced random suites
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: test-deep
+test-deep: venv ## the random and fuzz suites with their stated counts
+	HAMI_TEST_DEEP=1 $(BIN)/python -m pytest -n $(WORKERS) -m deep --timeout 1200
+
+.PHONY: lint
+lint: venv ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy hami_framework benchmarks $(foreach v,$(VENDORS),vendors/$(v)/hami_$(v))
+	$(BIN)/lint-imports
+
+.PHONY: fix
+fix: venv ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: generate
+generate: venv ## the gRPC stubs, from the protos in the tree
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. hami_framework/kubelet_api/*.proto
+
+.PHONY: bench
+bench: venv ## the three benchmarks; figures and budgets stand in docs/benchmarks.md
+	$(BIN)/python -m benchmarks.filter --nodes 5000 --devices 8 --pods 40000
+	$(BIN)/python -m benchmarks.agent
+	$(BIN)/python -m benchmarks.plugins
+
+.PHONY: wheels
+wheels: venv ## sdist and wheel of the core and of each vendor, in build/dist
+	for project in . $(VENDORS:%=vendors/%); do $(BIN)/python -m build --no-isolation --outdir build/dist $$project || exit 1; done
+
+.PHONY: lock
+lock: ## renew requirements/dev.txt from dev.in (needs uv on the PATH)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/dev.in -o requirements/dev.txt
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
