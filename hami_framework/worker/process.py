@@ -70,9 +70,13 @@ class WorkerProcess:
     async def _greet(cls, vendor: str, process: subprocess.Popen[bytes], listener: socket.socket) -> WorkerProcess:
         connection = await _accept(listener, vendor, process)
         reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_FRAME_BYTES)
-        hello = await _read(reader, Hello)
-        if hello.problem:
-            raise Broken(vendor, "(load)", hello.problem)
+        try:
+            hello = await _read(reader, Hello)
+            if hello.problem:
+                raise Broken(vendor, "(load)", hello.problem)
+        except BaseException:
+            writer.close()
+            raise
         return cls(vendor, process, reader, writer, hello)
 
     async def call(self, hook: str, **arguments: object) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hami_framework.errors import PluginError
@@ -140,6 +141,24 @@ async def test_health_reaches_the_devices_and_recovers(pool: WorkerPool, short_d
     assert pool.devices("acme")[1].health.ok
     (short_directory / "acme" / "health").unlink()
     await until(lambda: pool.devices("acme")[0].health.ok, seconds=2)
+
+
+async def test_release_reaches_the_owner_and_can_be_asked_again(pool: WorkerPool, short_directory: Path) -> None:
+    """`hami_release` of the vendor runs in its worker, with the grant and the devices that are still there."""
+    await pool.start(wait_seconds=10)
+    held = msgspec.structs.replace(grant("acme-1"), directory=str(short_directory))
+    (short_directory / "acme" / "release").write_text("raise")
+    with pytest.raises(PluginError, match="hook hami_release: RuntimeError"):
+        await pool.release("acme", held)
+    (short_directory / "acme" / "release").unlink()
+    await pool.release("acme", held)
+    assert (short_directory / "released").read_text() == "acme-1"
+
+
+async def test_usage_is_read_on_demand(pool: WorkerPool) -> None:
+    """`hami_usage` answers a reading per device, and may be a generator like every gathered answer."""
+    await pool.start(wait_seconds=10)
+    assert [(reading.device_id, reading.memory_used_bytes) for reading in await pool.usage("acme")] == [("acme-0", 1 << 20), ("acme-1", 1 << 20)]
 
 
 async def test_workers_are_killed_with_the_pool(pool: WorkerPool) -> None:

@@ -65,6 +65,12 @@ def test_an_operator_can_rename_resources(tmp_path: Path) -> None:
     assert "acme.com/xpu" not in registry.catalog().extended_resources()
 
 
+def test_policies_are_gathered_from_all_packages(tmp_path: Path) -> None:
+    """`hami_policies` of each package counts."""
+    files = [plugin(tmp_path, "one", GOOD), plugin(tmp_path, "two", GOOD.replace('"acme"', '"other"'))]
+    assert load_registry(allow=(), plugin_files=files).policies() == ["a policy", "a policy"]
+
+
 def test_an_allowed_vendor_that_is_not_installed_is_a_problem() -> None:
     registry = load_registry(allow=("nobody",))
     assert registry.vendors == {}

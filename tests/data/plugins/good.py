@@ -14,6 +14,7 @@ from hami_framework import (
     Health,
     Isolation,
     ResourceNames,
+    Usage,
     hookimpl,
     share,
     whole,
@@ -77,3 +78,19 @@ def hami_allocate(grant, devices):
 @hookimpl
 def hami_enforce(grant, devices):
     return Enforcement(isolation=Isolation(memory="soft"), mechanism="a promise")
+
+
+@hookimpl
+def hami_release(grant, devices):
+    misbehave("release")
+    (Path(grant.directory) / "released").write_text(",".join(device.id for device in devices))
+
+
+@hookimpl
+def hami_usage(host, devices):
+    return (Usage(device_id=device.id, memory_used_bytes=1 << 20) for device in devices)
+
+
+@hookimpl
+def hami_policies():
+    return ["a policy"]
