@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster as the command line sees it: which API server, and what pods, inventories and grants say together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from hami_framework.codec import inventories
+from hami_framework.codec.grants import GRANT_ANNOTATION, decode_grant
+from hami_framework.errors import ConfigError, FormatError, HamiError
+from hami_framework.kube import credentials
+from hami_framework.kube.client import KubeClient, path
+from hami_framework.model import Device, DeviceGrant, Inventory, PodGrant, show_bytes
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FINISHED = ("Succeeded", "Failed")
+
+
+def kubeconfig_option(function: F) -> F:
+    """Adds `--kubeconfig`."""
+    return click.option("--kubeconfig", envvar="KUBECONFIG", help="The cluster to speak to; default: the running sandbox, else what kubectl would use.")(
+        function
+    )
+
+
+def namespace_option(function: F) -> F:
+    """Adds `-n/--namespace`."""
+    return click.option("-n", "--namespace", default="default", show_default=True, help="Namespace of the pod.")(function)
+
+
+def running_sandbox_file() -> Path:
+    """Where `hami sandbox up` leaves word of itself."""
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "hami" / "sandbox.json"
+
+
+def running_sandbox() -> dict[str, Any] | None:
+    """What the running sandbox left word of (`api`, `kubeconfig`, `pid`), or None when none runs."""
+    try:
+        found: dict[str, Any] = json.loads(running_sandbox_file().read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return found if Path(f"/proc/{found['pid']}").exists() else None
+
+
+def connect(kubeconfig: str | None) -> KubeClient:
+    """A client for the cluster named, for the running sandbox, or for what kubectl would use. Raises `ConfigError`."""
+    if kubeconfig is None and (sandbox := running_sandbox()) is not None:
+        kubeconfig = sandbox["kubeconfig"]
+    try:
+        return KubeClient(credentials.load(kubeconfig))
+    except HamiError as error:
+        raise ConfigError(f"no cluster to speak to ({error}); start one with `hami sandbox up`, or name one with --kubeconfig") from error
+
+
+def list_inventories(client: KubeClient) -> list[Inventory]:
+    """Every node's inventory, by node name."""
+    listed = client.list(path(inventories.PLURAL, group=inventories.GROUP, version=inventories.VERSION))
+    return sorted((inventories.from_object(item) for item in listed["items"]), key=lambda inventory: inventory.node)
+
+
+def list_pods(client: KubeClient, namespace: str | None = None) -> list[dict[str, Any]]:
+    """Pods as plain objects, oldest first."""
+    pods: list[dict[str, Any]] = client.list(path("pods", namespace=namespace))["items"]
+    return sorted(pods, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
+
+
+def grant_of(pod: dict[str, Any]) -> PodGrant | None:
+    """The grant in the pod's annotation; None when it has none. Raises `FormatError` with the pod's name."""
+    text = pod["metadata"].get("annotations", {}).get(GRANT_ANNOTATION)
+    if text is None:
+        return None
+    try:
+        return decode_grant(text)
+    except FormatError as error:
+        raise FormatError(f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}") from error
+
+
+def live_grants(pods: list[dict[str, Any]]) -> list[PodGrant]:
+    """The grants that hold something: of pods that have not ended."""
+    grants = (grant_of(pod) for pod in pods if pod.get("status", {}).get("phase") not in FINISHED)
+    return [grant for grant in grants if grant is not None]
+
+
+def promised(grants: list[PodGrant], node: str, device: Device) -> tuple[int, int, int]:
+    """Memory in bytes, compute in percent, and holders, promised of one device: the most that each owner holds in any phase of its start-up."""
+    memory_bytes = core_percent = holders = 0
+    for grant in grants:
+        phases = [[held.offer.cost for container in phase for held in container.devices if held.device_id == device.id] for phase in grant.phases]
+        if grant.node == node and any(phases):
+            memory_bytes += max(sum(cost.memory_bytes for cost in phase) for phase in phases)
+            core_percent += max(sum(cost.core_percent for cost in phase) for phase in phases)
+            holders += 1
+    return memory_bytes, core_percent, holders
+
+
+def given(held: DeviceGrant) -> str:
+    """What was given of a device, in a few words: "3000 MiB, 30 %", "whole, 40.0 GiB"."""
+    limit = held.offer.limit
+    words = [held.offer.profile or ("whole" if held.offer.exclusive else held.offer.mode)]
+    words += [show_bytes(limit.memory_bytes)] if limit.memory_bytes is not None else []
+    words += [f"{limit.core_percent} %"] if limit.core_percent is not None and not held.offer.exclusive else []
+    return ", ".join(words)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`hami`: finds the sub-command, imports that one alone, and turns our errors into one clear line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+DAEMONS = {"agent": "hami_framework.deviceplugin.__main__", "scheduler": "hami_framework.scheduler.__main__"}
+"""Long-lived processes with option parsers of their own: they must not carry the command line's libraries in memory."""
+
+COMMANDS = {
+    "agent": "the node agent: device plugin, grants, container edits",
+    "scheduler": "the scheduler extender",
+    "demo": "bring up a mixed-vendor cluster in one process tree and check everything it does",
+    "explain": "why a pod is where it is, or why it waits",
+    "get": "pods, nodes, devices or grants",
+    "plugins": "the vendors that are installed, and what is wrong with those that could not be loaded",
+    "sandbox": "a cluster without a cluster: up, apply, fail-device, kill, …",
+    "completion": "print the shell completion script",
+    "version": "versions of the core and of each vendor's package",
+}
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    if len(sys.argv) > 1 and sys.argv[1] in DAEMONS:
+        name = sys.argv.pop(1)
+        sys.argv[0] = f"hami {name}"
+        sys.exit(importlib.import_module(DAEMONS[name]).main())
+
+    import click
+
+    from hami_framework.cli.root import root
+    from hami_framework.errors import HamiError
+
+    try:
+        root.main(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except HamiError as error:
+        print(f"hami: {error}", file=sys.stderr)
+        sys.exit(1)
