@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's inventory as the custom resource `nodeinventories.hami.io`: one object per node, named after it.
+
+Eight equal devices share one description of their class: `spec.classes` holds each class once, under a name made from
+its content, and a device points at it with `classRef`. `spec.generation` is the inventory's own counter
+(`metadata.generation` belongs to the API server). `spec.summary` is for people and printer columns; nothing reads it back.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from hami_framework.codec.schema import structural_schema
+from hami_framework.errors import FormatError
+from hami_framework.model import Capacity, Device, DeviceClass, Inventory, Value, VendorInfo, decode, device_name, encode, from_builtins, to_builtins
+
+GROUP = "hami.io"
+VERSION = "v1alpha1"
+PLURAL = "nodeinventories"
+KIND = "NodeInventory"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+
+class Summary(Value, frozen=True, kw_only=True):
+    """The inventory at a glance, for `kubectl get nodeinventories`."""
+
+    devices: int
+    healthy: int
+    models: str
+    """E.g. `8 × A100-SXM4-80GB`."""
+
+
+def to_object(inventory: Inventory) -> dict[str, Any]:
+    """The custom resource that the node agent writes."""
+    references = {device.device_class: _reference(device.device_class) for device in inventory.devices}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": inventory.node},
+        "spec": {
+            "generation": inventory.generation,
+            "vendors": [to_builtins(vendor) for vendor in inventory.vendors],
+            "classes": [{"name": reference, **_fields(device_class)} for device_class, reference in references.items()],
+            "devices": [_device_fields(device, references[device.device_class]) for device in inventory.devices],
+            "summary": to_builtins(_summary(inventory)),
+        },
+    }
+
+
+def from_object(document: Mapping[str, Any]) -> Inventory:
+    """The inventory in a custom resource; raises `FormatError` naming the object and the field."""
+    metadata, spec = document.get("metadata") or {}, document.get("spec") or {}
+    name = metadata.get("name", "")
+    if document.get("apiVersion") != API_VERSION or document.get("kind") != KIND:
+        raise FormatError(f"{name!r} is a {document.get('kind')} of {document.get('apiVersion')}; this program reads {KIND} of {API_VERSION} only")
+    try:
+        classes = {fields["name"]: _class(encode(fields)) for fields in _objects(spec, "classes")}
+        return Inventory(
+            node=name,
+            generation=from_builtins(spec.get("generation", 1), int),
+            vendors=from_builtins(spec.get("vendors") or (), tuple[VendorInfo, ...]),
+            devices=tuple(_device(fields, classes) for fields in _objects(spec, "devices")),
+        )
+    except (msgspec.ValidationError, KeyError) as error:
+        raise FormatError(f"{KIND} {name!r} cannot be read: {error}") from error
+
+
+def _reference(device_class: DeviceClass) -> str:
+    """A name for the class, the same wherever the class is the same."""
+    digest = hashlib.sha256(encode(device_class)).hexdigest()[:8]
+    return device_name(device_class.vendor, f"{device_class.model}-{digest}".lower())
+
+
+def _fields(value: object) -> dict[str, Any]:
+    return from_builtins(to_builtins(value), dict[str, Any])
+
+
+def _device_fields(device: Device, reference: str) -> dict[str, Any]:
+    fields = _fields(device)
+    fields["classRef"] = reference
+    del fields["deviceClass"]
+    return fields
+
+
+def _objects(spec: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    return from_builtins(spec.get(key) or [], list[dict[str, Any]])
+
+
+@functools.lru_cache(maxsize=1024)
+def _class(text: bytes) -> DeviceClass:
+    """A class from its JSON. A fleet has few classes and many nodes: equal text is one object."""
+    return decode(text, DeviceClass)
+
+
+_NO_CLASS = _fields(DeviceClass(model="", capacity=Capacity(memory_bytes=0)))
+
+
+def _device(fields: Mapping[str, Any], classes: Mapping[str, DeviceClass]) -> Device:
+    reference = fields["classRef"]
+    if reference not in classes:
+        raise msgspec.ValidationError(f"device {fields.get('id')!r} is of class {reference!r}, which spec.classes lacks")
+    return msgspec.structs.replace(from_builtins({**fields, "deviceClass": _NO_CLASS}, Device), device_class=classes[reference])
+
+
+def _summary(inventory: Inventory) -> Summary:
+    models = Counter(device.device_class.model for device in inventory.devices)
+    return Summary(
+        devices=len(inventory.devices),
+        healthy=sum(device.health.ok for device in inventory.devices),
+        models=", ".join(f"{count} × {model}" for model, count in models.items()),
+    )
+
+
+def _spec_schema() -> dict[str, Any]:
+    """The schema of `spec`, made from the model's own types so that the two cannot drift apart."""
+    device_class, device = structural_schema(DeviceClass), structural_schema(Device)
+    device_class["properties"]["name"] = {"type": "string"}
+    device_class["required"].append("name")
+    device["properties"]["classRef"] = {"type": "string", "description": "name of an entry of spec.classes"}
+    del device["properties"]["deviceClass"]
+    device["required"] = ["classRef", *(name for name in device["required"] if name != "deviceClass")]
+    return {
+        "type": "object",
+        "required": ["generation"],
+        "properties": {
+            "generation": {"type": "integer", "format": "int64"},
+            "vendors": structural_schema(tuple[VendorInfo, ...]),
+            "classes": {"type": "array", "items": device_class},
+            "devices": {"type": "array", "items": device},
+            "summary": structural_schema(Summary),
+        },
+    }
+
+
+def _column(name: str, type_: str, path: str, priority: int = 0) -> dict[str, Any]:
+    return {"name": name, "type": type_, "jsonPath": path} | ({"priority": priority} if priority else {})
+
+
+CRD: dict[str, Any] = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": f"{PLURAL}.{GROUP}"},
+    "spec": {
+        "group": GROUP,
+        "scope": "Cluster",
+        "names": {"kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": "nodeinventory", "shortNames": ["ninv"]},
+        "versions": [
+            {
+                "name": VERSION,
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": {"spec": _spec_schema()}}},
+                "additionalPrinterColumns": [
+                    _column("Devices", "integer", ".spec.summary.devices"),
+                    _column("Healthy", "integer", ".spec.summary.healthy"),
+                    _column("Models", "string", ".spec.summary.models"),
+                    _column("Generation", "integer", ".spec.generation", priority=1),
+                    _column("Age", "date", ".metadata.creationTimestamp"),
+                ],
+            }
+        ],
+    },
+}
+"""The definition to install; structural, so that the API server prunes and validates."""

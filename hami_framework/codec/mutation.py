@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one mutation at admission: what a pod must say so that kubelet and the node agent are called for it.
+
+It does three things and nothing else: rewrites aliases to the declared names, adds a missing count (of 1) where a
+container names amounts only, and raises a count of whole devices to the least that can be had. It is pure (JSON in,
+JSON patch out), minimal, and idempotent: its own result is left alone. What is ambiguous or wrong is left as written,
+for the scheduler to refuse with a reason; `review` warns of it.
+
+AdmissionReview v1: `docs/resources.md`, and Kubernetes' "Dynamic Admission Control".
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from hami_framework.codec import quantity, words
+from hami_framework.codec.annotations import POLICIES
+from hami_framework.codec.containers import Group, asks_amounts, by_family, counts_devices
+from hami_framework.codec.pods import read_pod
+from hami_framework.codec.podspec import Json, Place, mapping, places, quantities, spelled
+from hami_framework.codec.resources import ResourceCatalog, Role
+from hami_framework.errors import FormatError, InvalidRequest
+from hami_framework.model import encode
+
+Operation = dict[str, Any]
+"""One operation of a JSON patch (RFC 6902)."""
+
+LONGEST_WARNING = 256
+"""Characters after which the API server may cut a warning (k8s.io/api/admission/v1, `AdmissionResponse.Warnings`)."""
+
+
+def mutate_pod(pod: Json, catalog: ResourceCatalog) -> list[Operation]:
+    """The JSON patch that completes the pod; empty when there is nothing to do, in particular for pods that are not ours."""
+    return [operation for place in places(pod) for operation in _patch(place, catalog)]
+
+
+def apply_patch(pod: Json, operations: list[Operation]) -> dict[str, Any]:
+    """The pod after `mutate_pod`'s operations (`add`, `replace` and `remove` of members of objects, as it writes them)."""
+    result: dict[str, Any] = _copy(pod)
+    for operation in operations:
+        *way, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].removeprefix("/").split("/"))
+        owner: Any = result
+        for part in way:
+            owner = owner[int(part)] if isinstance(owner, list) else owner[part]
+        if operation["op"] == "remove":
+            del owner[last]
+        else:
+            owner[last] = operation["value"]
+    return result
+
+
+def review(admission_review: Json, catalog: ResourceCatalog, *, policies: Collection[str] = POLICIES) -> dict[str, Any]:
+    """Answer an AdmissionReview v1: always allowed, patched where needed, with warnings in words.
+
+    A pod that can never be placed is admitted all the same (its refusal belongs to scheduling, where it can be looked
+    up), but its author is told at once. `policies`: as for `read_pod`.
+    Raises `FormatError` when this is no AdmissionReview of a version we speak.
+    """
+    request = admission_review.get("request")
+    if admission_review.get("apiVersion") != "admission.k8s.io/v1" or admission_review.get("kind") != "AdmissionReview" or not isinstance(request, Mapping):
+        raise FormatError("not an AdmissionReview of admission.k8s.io/v1 with a request")
+    response: dict[str, Any] = {"uid": request.get("uid", ""), "allowed": True}
+    pod = request.get("object")
+    if mapping(request, "kind", "request").get("kind") == "Pod" and request.get("operation") == "CREATE" and isinstance(pod, Mapping):
+        operations = mutate_pod(pod, catalog)
+        patched = apply_patch(pod, operations)
+        if operations:
+            response |= {"patchType": "JSONPatch", "patch": base64.b64encode(encode(operations)).decode()}
+        warnings = [*_changes(pod, patched, catalog), *_refusals(patched, catalog, policies)]
+        if warnings:
+            response["warnings"] = [_shortened(warning) for warning in warnings]
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
+
+
+def _patch(place: Place, catalog: ResourceCatalog) -> Iterator[Operation]:
+    """What to change in one container. Limits decide; requests that name the same family follow, so that both stay equal."""
+    counts = _new_counts(by_family(spelled(place, "limits", catalog)))
+    for section in ("limits", "requests"):
+        items = spelled(place, section, catalog)
+        pointer = f"{place.pointer}/resources/{section}"
+        spellings = Counter(item.meaning.name for item in items)
+        for item in items:
+            if item.is_alias and spellings[item.meaning.name] == 1:
+                yield _operation("remove", pointer, item.spelling)
+                if item.meaning.name not in counts:
+                    yield _operation("add", pointer, item.meaning.name, item.raw)
+        named = {item.meaning.family.names.count for item in items}
+        yield from (_operation("add", pointer, name, str(count)) for name, count in counts.items() if name in named)
+
+
+def _new_counts(groups: Sequence[Group]) -> dict[str, int]:
+    """Counts to be written: 1 where amounts stand alone, the minimum where fewer whole devices are asked.
+
+    No count is added beside another family's: whether the amount belongs to that one or to a further device is for
+    the author to say. A share is not raised: it is part of one device.
+    """
+    counted = any(counts_devices(group) for group in groups)
+    counts: dict[str, int] = {}
+    for group in groups:
+        names = group[0].meaning.family.names
+        if asks_amounts(group):
+            if not counted:
+                counts[names.count] = 1
+        elif 0 < _whole_devices(group) < names.minimum_count:
+            counts[names.count] = names.minimum_count
+    return counts
+
+
+def _whole_devices(group: Group) -> int:
+    """How many whole devices are asked; 0 when that cannot be told."""
+    counts = [item.raw for item in group if item.meaning.role is Role.COUNT]
+    try:
+        return quantity.whole(counts[0]) if len(counts) == 1 else 0
+    except ValueError:
+        return 0
+
+
+def _operation(op: str, pointer: str, key: str, *value: object) -> Operation:
+    escaped = key.replace("~", "~0").replace("/", "~1")
+    return {"op": op, "path": f"{pointer}/{escaped}"} | ({"value": value[0]} if value else {})
+
+
+def _changes(pod: Json, patched: Json, catalog: ResourceCatalog) -> Iterator[str]:
+    """What was rewritten, container by container, for the person who wrote the pod."""
+    for place, new_place in zip(places(pod), places(patched), strict=True):
+        after = quantities(new_place, "limits")
+        items = spelled(place, "limits", catalog)
+        for item in items:
+            if item.spelling not in after:
+                yield f"container {place.name}: {item.spelling} is an alias and was rewritten to {item.meaning.name}"
+        before = {item.meaning.name: item.raw for item in items}
+        for item in spelled(new_place, "limits", catalog):
+            if item.spelling not in before:
+                yield f"container {place.name}: {item.spelling}: {item.raw} was added, because amounts alone do not say how many devices"
+            elif item.raw != before[item.spelling]:
+                yield f"container {place.name}: {item.spelling} was raised from {before[item.spelling]} to {item.raw}, the least that can be had"
+
+
+def _refusals(pod: Json, catalog: ResourceCatalog, policies: Collection[str]) -> list[str]:
+    try:
+        read_pod(pod, catalog, policies=policies)
+    except InvalidRequest as error:
+        return [f"no node will take this pod: {words.sentence(rejection)}" for rejection in error.rejections]
+    return []
+
+
+def _shortened(warning: str) -> str:
+    return warning if len(warning) <= LONGEST_WARNING else warning[: LONGEST_WARNING - 1] + "…"
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
