@@ -15,7 +15,10 @@ from hami_framework.codec.pods import read_pod
 from hami_framework.plugins import load_registry
 
 ROOT = Path(__file__).parents[2]
-TRACKED = [ROOT / name for name in subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()]
+TRACKED = [
+    ROOT / name
+    for name in subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+]
 GENERATED = ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py")
 SOURCES = [path for path in TRACKED if path.suffix in {".py", ".c", ".h", ".proto"} and not path.name.endswith(GENERATED) and path.exists()]
 DOCUMENTS = [path for path in TRACKED if path.suffix == ".md" and path.exists()]
@@ -28,7 +31,16 @@ def test_source_files_say_their_licence(path: Path) -> None:
 
 def test_stubs_are_what_the_protos_generate(tmp_path: Path) -> None:
     protos = sorted(path.relative_to(ROOT) for path in (ROOT / "hami_framework" / "kubelet_api").glob("*.proto"))
-    command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", f"--grpc_python_out={tmp_path}", *map(str, protos)]
+    command = [
+        sys.executable,
+        "-m",
+        "grpc_tools.protoc",
+        "-I.",
+        f"--python_out={tmp_path}",
+        f"--pyi_out={tmp_path}",
+        f"--grpc_python_out={tmp_path}",
+        *map(str, protos),
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     made = sorted((tmp_path / "hami_framework" / "kubelet_api").iterdir())
     assert len(made) == 3 * len(protos)
@@ -60,11 +72,12 @@ def test_yaml_snippets_are_pods_we_can_read(block: str) -> None:
 
 
 def test_no_link_in_the_documents_is_dead() -> None:
-    dead = []
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
-            if not (document.parent / target).exists():
-                dead.append(f"{document.relative_to(ROOT)} -> {target}")
+    dead = [
+        f"{document.relative_to(ROOT)} -> {target}"
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+        if not (document.parent / target).exists()
+    ]
     assert not dead
 
 
