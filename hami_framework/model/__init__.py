@@ -19,7 +19,7 @@ from hami_framework.model.usage import Usage
 
 __all__ = [
     "ADVISORY", "GIB", "HARD", "HEALTHY", "KIB", "LEVELS", "MIB", "NEUTRAL", "SOFT",
-    "AnnotationNames", "Capacity", "ContainerEdits", "ContainerGrant", "ContainerRequest", "Cost", "Counter", "Device", "DeviceClass",
+    "AnnotationNames", "Capacity", "ContainerEdits", "ContainerGrant", "ContainerKind", "ContainerRequest", "Cost", "Counter", "Device", "DeviceClass",
     "DeviceGrant", "DeviceNode", "DeviceRequest", "Enforcement", "Grant", "GroupRule", "Health", "Hook", "Host", "Interval", "Inventory",
     "Isolation", "Level", "Limit", "Link", "Machine", "Membership", "Mode", "Mount", "Offer", "Owner", "PartitionProfile", "PodGrant",
     "PodRequest", "Reason", "Rejection", "ResourceNames", "ResourceRequest", "Selector", "Usage", "Value", "VendorInfo",

@@ -50,7 +50,7 @@ class GroupRule(Value, frozen=True, kw_only=True):
 
     `allowed_counts`: the only counts a container may ask for (empty: any).
     `same`: kinds of group within which a set must stay whenever the count fits in one group of that kind.
-    `whole`: kinds of group that are taken entirely or not at all (the two dies of a module).
+    `whole`: kinds of group that whole devices are taken from entirely or not at all (the two dies of a module); shares are not concerned.
     `prefer`: kinds of group that a set should share if it can.
     """
 
