@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the extender together and keeps it running: one event loop for HTTP, reflectors and the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from hami_framework.codec.annotations import POLICIES
+from hami_framework.codec.pods import read_pod
+from hami_framework.codec.resources import ResourceCatalog
+from hami_framework.kube.client import KubeClient
+from hami_framework.model import PodRequest
+from hami_framework.placement.engine import Engine
+from hami_framework.scheduler.app import make_app
+from hami_framework.scheduler.binding import Binder
+from hami_framework.scheduler.events import EventWriter
+from hami_framework.scheduler.metrics import Metrics
+from hami_framework.scheduler.service import Extender
+from hami_framework.scheduler.state import ClusterState, PodListener, PodView
+from hami_framework.scheduler.usage import promised
+
+EXPIRY_SECONDS = 1.0
+"""How often tentative entries of pods that never came back are looked through."""
+
+STOP_SECONDS = 5
+
+KEEP_ALIVE_SECONDS = 180
+"""Longer than kube-scheduler keeps an idle connection (90 s, Go's `http.DefaultTransport`): were we to close first, a POST
+could meet the closing connection, and Go does not repeat a POST."""
+
+_log = logging.getLogger(__name__)
+
+
+class Scheduler(PodListener):
+    """All parts of one extender. Make it inside the running event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        catalog: ResourceCatalog,
+        client: KubeClient,
+        *,
+        policies: Collection[str] = POLICIES,
+        binder_options: dict[str, Any] | None = None,
+        **reflector_options: Any,
+    ) -> None:
+        self.engine = engine
+        self.metrics = Metrics()
+        self.events = EventWriter(client, self.metrics)
+        self.binder = Binder(engine, client, self.metrics, **(binder_options or {}))
+        read: Callable[[dict[str, Any]], PodRequest] = partial(read_pod, catalog=catalog, policies=policies)
+        self.extender = Extender(engine, read, self.binder, client, self.events, self.metrics)
+        self.state = ClusterState(engine, client, self.events, self.metrics, self, **reflector_options)
+        self.app = make_app(self.extender, self.metrics, self._promised, self._refresh_gauges)
+
+    def pod_bound(self, pod: PodView) -> None:
+        self.binder.pod_seen(pod.metadata.uid, pod.spec.node_name, pod.grant_text)
+
+    def pod_gone(self, namespace: str, name: str, uid: str) -> None:
+        self.binder.pod_gone(uid)
+        self.extender.forget(namespace, name, uid)
+
+    async def run(self) -> None:
+        """Follow the cluster, write events, let promises expire; until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.state.run(self._now_ready), name="cluster state")
+                group.create_task(self.events.run(), name="events")
+                group.create_task(self._expire(), name="expiry")
+        finally:
+            await self.binder.stop()
+
+    def _now_ready(self) -> None:
+        # What was read stays for the life of the process; the collector need not walk it in the middle of a filter.
+        gc.collect()
+        gc.freeze()
+        self.extender.ready = True
+        self.metrics.synced.set(1)
+        _log.info("ready: %s", {name: reflector.stats.events for name, reflector in self.state.reflectors.items()})
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            self.engine.expire(time.monotonic())
+
+    def _promised(self) -> object:
+        return promised(self.engine, self.state.inventory_of.values())
+
+    def _refresh_gauges(self) -> None:
+        self.metrics.undecided.set(self.binder.undecided_count)
+        for name, reflector in self.state.reflectors.items():
+            self.metrics.watch_failures.labels(name).set(reflector.stats.failures)
+
+
+@asynccontextmanager
+async def serving(scheduler: Scheduler, sock: socket.socket) -> AsyncIterator[tuple[asyncio.Task[None], ...]]:
+    """Serve HTTP on a bound socket, and run the scheduler's own tasks, while the body runs; the tasks are handed to it."""
+    # asyncio sets this on accepted sockets only where the listening one names its protocol; without it every answer that
+    # takes more than one packet waits 40 ms for the other side's delayed acknowledgement. Accepted sockets inherit it.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    config = uvicorn.Config(
+        scheduler.app,
+        http="httptools",
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
+    )
+    server = uvicorn.Server(config)
+    tasks = (asyncio.create_task(scheduler.run(), name="scheduler"), asyncio.create_task(server.serve(sockets=[sock]), name="http"))
+    try:
+        yield tasks
+    finally:
+        server.should_exit = True
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run(scheduler: Scheduler, sock: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what a part of it died of: a half-living extender would give half-true answers."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(scheduler, sock) as tasks:
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({*tasks, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        for task in done - {stopped}:
+            task.result()
