@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m hami_framework.deviceplugin`: the node agent as a process.
+
+The vendors' workers are started first and gRPC is imported after that: gRPC's threads and forks do not go together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hami_framework.errors import ConfigError
+from hami_framework.model import Host
+from hami_framework.worker import WorkerPool
+
+log = logging.getLogger("hami_framework.deviceplugin")
+
+THREADS = 2
+"""For the state file and name resolution; each thread costs memory, and there is little for it to do."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    own = argparse.ArgumentParser(prog="hami agent", description="Offer this node's accelerators to kubelet and prepare containers that were granted some.")
+    own.add_argument("--node", default=os.environ.get("NODE_NAME"), help="name of this node (default: $NODE_NAME)")
+    own.add_argument("--kubeconfig", help="default: the pod's service account")
+    own.add_argument("--kubelet-dir", type=Path, default=Path("/var/lib/kubelet"), help="the directory that holds device-plugins/ (%(default)s)")
+    own.add_argument("--pod-resources-socket", type=Path, help="default: pod-resources/kubelet.sock in the kubelet directory")
+    own.add_argument("--cdi-dir", type=Path, default=Path("/var/run/cdi"), help="where the container runtime looks for CDI files (%(default)s)")
+    own.add_argument("--state-dir", type=Path, default=Path("/var/lib/hami"), help="the agent's own files (%(default)s)")
+    own.add_argument("--root", default="/", help="prefix of the host paths that vendor packages read (%(default)s)")
+    own.add_argument("--limits-path", default="/run/hami/limits.json", help="where a container sees its limits (%(default)s)")
+    own.add_argument("--worker-env", action="append", default=[], metavar="VENDOR:KEY=VALUE", help="environment of one vendor's worker; repeatable")
+    own.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE", help="load a vendor from one file; repeatable")
+    own.add_argument("--allow", action="append", metavar="NAME", help="load these vendors only; repeatable")
+    own.add_argument("--memory-overcommit", type=float, default=1.0, help="as the scheduler extender's for this node (%(default)s)")
+    own.add_argument("--core-overcommit", type=float, default=1.0, help="as the scheduler extender's for this node (%(default)s)")
+    own.add_argument("--wait-seconds", type=float, default=5.0, help="how long a starting container waits for its grant to be visible (%(default)s)")
+    own.add_argument("--grace-seconds", type=float, default=30.0, help="how long a forcibly deleted pod keeps its devices (%(default)s)")
+    own.add_argument("--boot-id-file", type=Path, default=Path("/proc/sys/kernel/random/boot_id"), help=argparse.SUPPRESS)
+    own.add_argument("--log-json", action="store_true", help="one JSON object per line on stderr")
+    own.add_argument("--verbose", action="store_true", help="log details")
+    return own
+
+
+def environments(given: list[str]) -> dict[str, dict[str, str]]:
+    """`VENDOR:KEY=VALUE` settings by vendor. Raises ConfigError."""
+    found: dict[str, dict[str, str]] = {}
+    for text in given:
+        vendor, colon, setting = text.partition(":")
+        key, equals, value = setting.partition("=")
+        if not (vendor and colon and key and equals):
+            raise ConfigError(f"--worker-env {text!r}: write VENDOR:KEY=VALUE")
+        found.setdefault(vendor, {})[key] = value
+    return found
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object per record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": round(record.created, 3), "level": record.levelname.lower(), "logger": record.name, "message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up_logging(options: argparse.Namespace) -> None:
+    """To stderr, plain or JSON."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if options.log_json else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
+
+
+async def serve(options: argparse.Namespace, began: float) -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="agent"))
+    host = Host(node=options.node, root=options.root, state_directory=str(options.state_dir))
+    pool = WorkerPool(options.state_dir / "workers", host, environments(options.worker_env), options.allow, options.plugin)
+    await pool.start()
+    try:
+        await _serve_with(pool, options, began)
+    finally:
+        await pool.stop()
+
+
+async def _serve_with(pool: WorkerPool, options: argparse.Namespace, began: float) -> None:
+    from hami_framework.deviceplugin.agent import Agent, Places
+    from hami_framework.deviceplugin.cluster import KubeCluster, connect
+    from hami_framework.deviceplugin.fence import Overcommit
+
+    places = Places(
+        node=options.node,
+        kubelet_directory=options.kubelet_dir,
+        pod_resources_socket=options.pod_resources_socket or options.kubelet_dir / "pod-resources" / "kubelet.sock",
+        cdi_directory=options.cdi_dir,
+        state_directory=options.state_dir,
+        boot=options.boot_id_file.read_text().strip(),
+        limits_path=options.limits_path,
+        wait_seconds=options.wait_seconds,
+        grace_seconds=options.grace_seconds,
+        overcommit=Overcommit(memory=options.memory_overcommit, cores=options.core_overcommit),
+    )
+    agent = Agent(places, pool, KubeCluster(lambda: connect(options.kubeconfig)))
+    pool.on_change = agent.changed
+    running = asyncio.ensure_future(agent.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    log.info("agent of node %s began %.0f ms ago", options.node, 1000 * (time.monotonic() - began))
+    try:
+        await running
+    except asyncio.CancelledError:
+        log.info("agent of node %s ends", options.node)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 after a signal, 2 for wrong settings."""
+    began = time.monotonic()
+    options = parser().parse_args(arguments)
+    set_up_logging(options)
+    if not options.node:
+        log.error("which node is this? Give --node or set NODE_NAME")
+        return 2
+    status = 0
+    try:
+        asyncio.run(serve(options, began))
+    except* ConfigError as wrong:
+        log.error("%s", "; ".join(str(error) for error in wrong.exceptions))
+        status = 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wires the rooms together: what vendors say becomes slots and an inventory, what kubelet asks becomes container edits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from hami_framework.deviceplugin import identity, slots
+from hami_framework.deviceplugin.cdi import CdiDirectory
+from hami_framework.deviceplugin.fence import Overcommit
+from hami_framework.deviceplugin.grants import PodBook
+from hami_framework.deviceplugin.plugin import SlotPlugin
+from hami_framework.deviceplugin.podresources import PodResourcesClient
+from hami_framework.deviceplugin.ports import Cluster, Workers
+from hami_framework.deviceplugin.prestart import PreStart, Settings
+from hami_framework.deviceplugin.publish import Publisher
+from hami_framework.deviceplugin.registration import Registrar
+from hami_framework.deviceplugin.release import Releaser, sweep
+from hami_framework.deviceplugin.slots import Pool
+from hami_framework.deviceplugin.state import Offered, StateFile
+from hami_framework.errors import ConfigError, FormatError
+from hami_framework.model import Inventory, Value
+
+log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 0.05
+"""Changes that come together reach kubelet together."""
+RESTART_SECONDS = 1.0
+FIRST_SECONDS = 2.0
+"""How long the pod watch waits for the first registration: resolving credentials takes a processor for a while."""
+REFRESH_SECONDS = 1.0
+"""How often the slots are looked at again without a cause: occupation changes which free slots stand for a failed device."""
+
+
+class Places(Value, frozen=True, kw_only=True):
+    """Where things are on this node."""
+
+    node: str
+    kubelet_directory: Path
+    pod_resources_socket: Path
+    cdi_directory: Path
+    state_directory: Path
+    boot: str
+    limits_path: str = "/run/hami/limits.json"
+    wait_seconds: float = 5.0
+    grace_seconds: float = 30.0
+    overcommit: Overcommit = Overcommit()
+
+    @property
+    def plugin_directory(self) -> Path:
+        return self.kubelet_directory / "device-plugins"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.plugin_directory / "kubelet_internal_checkpoint"
+
+
+class WatchedCluster(Cluster, Protocol):
+    """A cluster that also keeps a pod book up to date."""
+
+    async def watch(self, node: str, pods: PodBook) -> None: ...
+
+
+class Agent:
+    """The node agent. Create it inside a running loop; `changed` is to be called when vendors or devices change."""
+
+    def __init__(self, places: Places, workers: Workers, cluster: WatchedCluster) -> None:
+        self._places = places
+        self._workers = workers
+        self._cluster = cluster
+        self._state = open_state(places.state_directory / "agent.json")
+        self._cdi = CdiDirectory(places.cdi_directory)
+        self._pods = PodBook()
+        self._pod_resources = PodResourcesClient(str(places.pod_resources_socket))
+        self._releaser = Releaser(
+            state_directory=places.state_directory,
+            state=self._state,
+            pods=self._pods,
+            pod_resources=self._pod_resources,
+            workers=workers,
+            cdi=self._cdi,
+            grace_seconds=places.grace_seconds,
+        )
+        self._prestart = PreStart(
+            Settings(
+                node=places.node,
+                boot=places.boot,
+                state_directory=places.state_directory,
+                checkpoint=places.checkpoint,
+                wait_seconds=places.wait_seconds,
+                overcommit=places.overcommit,
+                limits_path=places.limits_path,
+            ),
+            pods=self._pods,
+            pod_resources=self._pod_resources,
+            workers=workers,
+            state=self._state,
+            cdi=self._cdi,
+            releaser=self._releaser,
+            cluster=cluster,
+            minimum_count=lambda resource: self._pools[resource].minimum_count if resource in self._pools else 1,
+        )
+        self._publisher = Publisher(cluster, self.inventory)
+        self._pools: dict[str, Pool] = {}
+        self._registrars: dict[str, Registrar] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._poked = asyncio.Event()
+        self._registered_once = asyncio.Event()
+        self._complaints: dict[str, tuple[str, ...]] = {}
+
+    def changed(self) -> None:
+        """Vendors, devices or health changed: tell kubelet and the cluster."""
+        self._poked.set()
+        self._publisher.poke()
+
+    def inventory(self) -> Inventory:
+        """What this node has, as it is published."""
+        vendors = sorted(self._workers.vendors.values(), key=lambda vendor: vendor.name)
+        devices = (
+            device for vendor in vendors for device in sorted(self._workers.devices(vendor.name), key=lambda device: (device.vendor, device.index, device.id))
+        )
+        return Inventory(node=self._places.node, vendors=tuple(vendors), devices=tuple(devices))
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises ConfigError when a setting or the credentials are unusable."""
+        sweep(self._cdi, self._state)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._refresh()
+                group.create_task(_for_ever("slots", self._keep_fresh))
+                group.create_task(_for_ever("releases", self._releaser.run))
+                await self._first_registration()
+                group.create_task(_for_ever("pod watch", lambda: self._cluster.watch(self._places.node, self._pods)))
+                group.create_task(_for_ever("inventory", self._publisher.run))
+        finally:
+            await self._pod_resources.close()
+            await self._state.durable()
+
+    async def _first_registration(self) -> None:
+        """Kubelet first: give it a moment before the slower things begin."""
+        if not await _set_within(self._registered_once, FIRST_SECONDS):
+            log.warning("kubelet has not registered anything within %.0f s; going on without", FIRST_SECONDS)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            if await _set_within(self._poked, REFRESH_SECONDS):
+                await asyncio.sleep(SETTLE_SECONDS)
+            self._poked.clear()
+            self._refresh()
+            await self._state.durable()
+
+    def _refresh(self) -> None:
+        """Bring every resource's slots up to date, and register the new ones."""
+        vendors = self._workers.vendors
+        states = {name: info.state for name, info in vendors.items()}
+        found = slots.pools(vendors.values(), {name: self._workers.devices(name) for name in vendors})
+        self._complain(slots.contested(vendors.values()))
+        offered = ((one.resource, one.vendor, one.slots) for one in self._state.offered)
+        self._pools = slots.with_memory(found, offered, states)
+        if "starting" not in states.values():
+            counted = (Offered(resource=pool.resource, vendor=pool.vendor, slots=pool.total) for pool in self._pools.values())
+            self._state.remember(tuple(sorted(counted, key=lambda one: one.resource)))
+        occupied = self._occupied()
+        for resource in self._pools.keys() | self._registrars.keys():
+            self._offer(self._pools.get(resource, Pool(resource=resource, vendor="")), occupied)
+
+    def _offer(self, pool: Pool, occupied: Mapping[str, frozenset[str]]) -> None:
+        listed = slots.slots(pool, occupied)
+        try:
+            slots.check_size(pool, listed)
+        except ConfigError as error:
+            self._complain({pool.resource: (str(error),)})
+            return
+        registrar = self._registrars.get(pool.resource)
+        if registrar is None:
+            registrar = Registrar(SlotPlugin(pool.resource, self._cdi, self._prestart), self._places.plugin_directory, self._registered_once.set)
+            registrar.plugin.offer(listed)
+            self._registrars[pool.resource] = registrar
+            if self._group is not None:
+                self._group.create_task(_for_ever(f"registration of {pool.resource}", registrar.run))
+        registrar.plugin.offer(listed)
+
+    def _occupied(self) -> dict[str, frozenset[str]]:
+        """Slots in use. Those that kubelet has given away and we have not prepared yet count as in use by unknown devices."""
+        occupied = self._state.occupied()
+        if all(pool.total == pool.well for pool in self._pools.values()):
+            return occupied
+        try:
+            given = identity.read_checkpoint(self._places.checkpoint.read_bytes())
+        except (OSError, FormatError) as error:
+            log.debug("kubelet's checkpoint is not readable now: %s", error)
+            return occupied
+        return {slot: frozenset[str]() for entry in given if self._pods.fate(entry.pod_uid) != "ended" for slot in entry.ids} | occupied
+
+    def _complain(self, problems: Mapping[str, tuple[str, ...]]) -> None:
+        """Log each problem with a resource once."""
+        for resource, parties in problems.items():
+            if self._complaints.get(resource) != parties:
+                self._complaints[resource] = parties
+                log.error("resource %s is not registered: %s", resource, parties[0] if len(parties) == 1 else f"claimed by {' and '.join(parties)}")
+
+
+def open_state(path: Path) -> StateFile:
+    """The state of the agent before us. A damaged file is set aside, loudly: kubelet will ask again for every container that starts."""
+    try:
+        return StateFile.load(path)
+    except FormatError as error:
+        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+        path.rename(aside)
+        log.error("%s; kept as %s; starting empty: vendor resources of containers that ended meanwhile must be released by hand", error, aside)
+        return StateFile(path)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _for_ever(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """One loop of the agent that fails is logged and begun again; the others go on. A wrong setting ends the agent."""
+    while True:
+        try:
+            await work()
+        except ConfigError:
+            raise
+        except Exception:
+            log.exception("%s failed; beginning again in %.0f s", name, RESTART_SECONDS)
+        await asyncio.sleep(RESTART_SECONDS)
