@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node of the sandbox: a directory tree, the machines' files, a kubelet double, and the product's own agent.
+
+The tree is short on purpose: unix sockets have at most 107 bytes of path.
+
+    k/    kubelet (device-plugins/, pod-resources/)      m/    machine files, one per vendor
+    c/    CDI directory                                  r/    root that vendor packages read
+    s/    the agent's state                              agent.log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hami_framework.errors import ConfigError
+from hami_framework.model import Device, Machine
+from hami_framework.sandbox.children import Child
+from hami_framework.sandbox.kubelet.node import KubeletDouble
+from hami_framework.sandbox.kubelet.options import KubeletOptions
+from hami_framework.sandbox.kubelet.paths import KubeletPaths
+from hami_framework.sandbox.machine_file import MachineFile
+from hami_framework.sandbox.nodes import NodeSpec
+
+AGENT = "hami_framework.deviceplugin"
+LOST, WELL = "lost", "ok"
+GRACE_SECONDS = 2
+"""A pod that vanished from this API server is gone for certain; on a real node the agent waits longer before it believes so."""
+
+
+class SandboxNode:
+    """Brings one node up and down; `agent` and `kubelet` can be killed in between."""
+
+    def __init__(self, spec: NodeSpec, directory: Path, api: str, options: KubeletOptions) -> None:
+        self.spec, self.directory = spec, directory
+        self.paths = KubeletPaths(
+            plugin_dir=directory / "k" / "device-plugins",
+            pod_resources_socket=directory / "k" / "pod-resources" / "kubelet.sock",
+            cdi_dirs=(directory / "c",),
+            root=directory / "r",
+            real_dirs=(directory / "s",),
+        )
+        self.kubelet = KubeletDouble(spec.name, api, self.paths, options=options)
+        self.files: dict[str, MachineFile] = {}
+        self.agent: Child | None = None
+
+    def prepare(self, libraries: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+        """Write the machine files; answers each vendor's worker environment. `libraries`: machine name → built libraries."""
+        self.paths.prepare()
+        for folder in ("m", "s"):
+            (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        environments = {}
+        for placed in self.spec.machines:
+            state = self.directory / "m" / f"{placed.vendor}.ini"
+            state.write_text(placed.machine.state)
+            self.files[placed.vendor] = MachineFile(state)
+            environments[placed.vendor] = _environment(placed.machine, state, libraries[placed.machine.name])
+        return environments
+
+    async def start(self, kubeconfig: Path, environments: Mapping[str, Mapping[str, str]], plugin_files: Sequence[Path], allow: Sequence[str] | None) -> None:
+        """Start kubelet double and agent."""
+        await self.kubelet.start()
+        settings = [f"{vendor}:{key}={value}" for vendor, values in environments.items() for key, value in values.items()]
+        arguments = [
+            *("--node", self.spec.name, "--kubeconfig", str(kubeconfig), "--kubelet-dir", str(self.directory / "k")),
+            *("--pod-resources-socket", str(self.paths.pod_resources_socket), "--cdi-dir", str(self.directory / "c")),
+            *("--state-dir", str(self.directory / "s"), "--root", str(self.paths.root), "--grace-seconds", str(GRACE_SECONDS)),
+            *(part for setting in settings for part in ("--worker-env", setting)),
+            *(part for file in plugin_files for part in ("--plugin", str(file))),
+            *(part for name in allow or () for part in ("--allow", name)),
+        ]
+        self.agent = Child(f"agent of {self.spec.name}", AGENT, arguments, self.directory / "agent.log")
+        await self.agent.start()
+
+    async def stop(self) -> None:
+        if self.agent is not None:
+            await self.agent.stop()
+        await self.kubelet.stop()
+
+    def set_device(self, device: Device, changes: Mapping[str, str]) -> None:
+        """Write into the section of the machine file that stands for `device`. Raises `ConfigError`."""
+        file = self.files.get(device.vendor)
+        if file is None:
+            raise ConfigError(f"node {self.spec.name} has no machine of vendor {device.vendor}")
+        identities = [device.id, *([device.pci_address] if device.pci_address else []), *(value for _, value in device.identities)]
+        section = file.find(identities, device.index)
+        if section is None:
+            raise ConfigError(f"{file.path}: no section answers to {device.id} (index {device.index}); it has {', '.join(file.sections())}")
+        file.set(section, changes)
+
+
+def _environment(machine: Machine, state: Path, libraries: Path) -> dict[str, str]:
+    return {key: value.replace("{state}", str(state)).replace("{libdir}", str(libraries)) for key, value in machine.environment.items()}
