@@ -23,7 +23,7 @@ from typing import Any
 import pluggy
 
 from hami_framework import hookspecs
-from hami_framework.codec.resources import ResourceCatalog, clashes, renamed
+from hami_framework.codec.resources import ResourceCatalog, clashes, malformed, renamed
 from hami_framework.errors import ConfigError, PluginError
 from hami_framework.hookspecs import GROUP, SPEC_VERSION
 from hami_framework.model import DeviceClass, DeviceRequest, Machine, Offer, Rejection, ResourceNames, Value, VendorInfo
@@ -88,6 +88,8 @@ class LoadedVendor:
         for family in families:
             if not isinstance(family, ResourceNames):
                 raise PluginError(self.name, "hami_resources", f"answered {type(family).__name__}, expected ResourceNames")
+            if problems := malformed(self.name, family):
+                raise PluginError(self.name, "hami_resources", "; ".join(problems))
         return families
 
 

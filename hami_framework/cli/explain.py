@@ -30,8 +30,15 @@ def command() -> None:
 @namespace_option
 @kubeconfig_option
 @click.option("--settings", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The extender's settings file, where it has one.")
+@click.option(
+    "--plugin",
+    "plugin_files",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A one-file plugin, where the extender has one.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the answer.")
-def pod(name: str, namespace: str, kubeconfig: str | None, settings: Path | None, output: str) -> None:
+def pod(name: str, namespace: str, kubeconfig: str | None, settings: Path | None, plugin_files: tuple[Path, ...], output: str) -> None:
     """Why pod NAME is where it is, or why it waits."""
     client = connect(kubeconfig)
     pods = list_pods(client)
@@ -41,7 +48,7 @@ def pod(name: str, namespace: str, kubeconfig: str | None, settings: Path | None
     if wanted["spec"].get("nodeName"):
         click.echo(placed(wanted) if output == "text" else wanted["metadata"].get("annotations", {}).get("hami.io/grant", "null"))
         return
-    refused = why_not(client, wanted, pods, settings)
+    refused = why_not(client, wanted, pods, settings, plugin_files)
     if output == "json":
         from hami_framework.model import encode
 
@@ -70,13 +77,16 @@ def placed(pod: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def why_not(client: KubeClient, pod: dict[str, Any], pods: list[dict[str, Any]], settings_file: Path | None) -> dict[str, tuple[Rejection, ...]]:
+def why_not(
+    client: KubeClient, pod: dict[str, Any], pods: list[dict[str, Any]], settings_file: Path | None, plugin_files: tuple[Path, ...] = ()
+) -> dict[str, tuple[Rejection, ...]]:
     """Node → its refusals; the key "" for what is wrong with the pod itself; empty when it would fit now."""
     from hami_framework.placement.engine import Engine
+    from hami_framework.placement.policies import by_name
     from hami_framework.plugins import load_registry
 
     settings = load_settings(settings_file)
-    registry = load_registry(settings.plugins.allow, settings.plugins.files, settings.resources.rename)
+    registry = load_registry(settings.plugins.allow, (*settings.plugins.files, *plugin_files), settings.resources.rename)
     engine = Engine(
         registry.partition, policies=registry.policies(), node_policy=settings.placement.node_policy, device_policy=settings.placement.device_policy
     )
@@ -85,9 +95,11 @@ def why_not(client: KubeClient, pod: dict[str, Any], pods: list[dict[str, Any]],
     for grant in live_grants(pods):
         engine.observe(grant)
     try:
-        request: PodRequest = read_pod(pod, registry.catalog())
+        request: PodRequest = read_pod(pod, registry.catalog(), policies=by_name(registry.policies()))
     except InvalidRequest as error:
         return {"": error.rejections}
+    if request.empty:
+        raise ConfigError("the pod asks for no accelerator that an installed package knows; `hami plugins` lists the names")
     verdict = engine.filter(request, None)
     return {} if verdict.feasible else dict(verdict.rejections)
 

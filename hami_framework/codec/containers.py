@@ -124,16 +124,18 @@ def _combination_problems(group: Group, numbers: Mapping[str, int]) -> Iterator[
 def _count_problems(group: Group, numbers: Mapping[str, int], groups: Sequence[Group]) -> Iterator[Rejection]:
     """Counts that the admission mutation would have written: missing, too small, or under a name that kubelet does not know."""
     names = group[0].meaning.family.names
-    aliases = [item for item in group if item.spelling != item.meaning.name and item.meaning.role.counts_devices]
-    for item in aliases:
-        message = f"it is an alias of {item.meaning.name}, and the admission webhook has not rewritten it"
-        hint = f"write {item.meaning.name}: {item.raw}"
-        yield Rejection(reason=Reason.COUNT_MISSING, resource=item.spelling, wanted=str(item.raw), hint=hint, message=message)
-    if counts_devices(group):
-        count = numbers.get(names.count, 0)
-        if 0 < count < names.minimum_count and not asks_amounts(group):
-            message, hint = f"whole devices of this kind come {names.minimum_count} at a time", f"write {names.count}: {names.minimum_count}"
-            yield Rejection(reason=Reason.COUNT_NOT_ALLOWED, resource=names.count, wanted=count, hint=hint, message=message)
+    counts = [item for item in group if item.meaning.role.counts_devices]
+    for item in counts:
+        number = numbers.get(item.meaning.name, 1)
+        least = names.minimum_count if item.meaning.role is Role.COUNT and not asks_amounts(group) else 1
+        hint = f"write {item.meaning.name}: {max(number, least)}"
+        if item.is_alias:
+            message = f"it is an alias of {item.meaning.name}, and the admission webhook has not rewritten it"
+            yield Rejection(reason=Reason.COUNT_MISSING, resource=item.spelling, wanted=str(item.raw), hint=hint, message=message)
+        elif 0 < number < least:
+            message = f"whole devices of this kind come {least} at a time"
+            yield Rejection(reason=Reason.COUNT_NOT_ALLOWED, resource=item.spelling, wanted=number, hint=hint, message=message)
+    if counts:
         return
     others = [item.spelling for other in groups for item in other if item.meaning.role.counts_devices]
     hint = f"add {names.count}: 1"

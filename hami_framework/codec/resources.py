@@ -8,6 +8,7 @@ meaning: two vendors that claim the same name are refused, both named, because n
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
@@ -96,15 +97,13 @@ def clashes(families: Iterable[tuple[str, ResourceNames]]) -> tuple[Clash, ...]:
 def malformed(vendor: str, names: ResourceNames) -> tuple[str, ...]:
     """What is wrong with one vendor's declaration by itself, in words."""
     roles = Family(vendor=vendor, names=names).roles
-    problems = [
-        f"vendor {vendor}: {name!r} is not the name of an extended resource (write domain/name)"
-        for name in (*roles, *names.aliases)
-        if _EXTENDED_RESOURCE.fullmatch(name) is None
-    ]
-    problems += [
-        f"vendor {vendor}: alias {spelling} stands for {name}, which it does not declare" for spelling, name in names.aliases.items() if name not in roles
-    ]
-    return tuple(problems)
+    amounts = (names.memory, names.memory_percent, names.cores, names.priority)
+    claimed = Counter(name for name in (names.count, *amounts, *names.profiles, *names.aliases) if name is not None)
+    problems = [f"{name!r} is not the name of an extended resource (write domain/name)" for name in claimed if _EXTENDED_RESOURCE.fullmatch(name) is None]
+    problems += [f"{name} is declared for {times} things" for name, times in claimed.items() if times > 1]
+    problems += [f"alias {spelling} stands for {name}, which is not declared" for spelling, name in names.aliases.items() if name not in roles]
+    problems += [f"{what} must be at least 1" for what in ("memory_unit_bytes", "minimum_count") if getattr(names, what) < 1]
+    return tuple(f"vendor {vendor}, resources of {names.count}: {problem}" for problem in problems)
 
 
 def renamed(names: ResourceNames, renames: Mapping[str, str]) -> ResourceNames:
@@ -159,7 +158,7 @@ class ResourceCatalog:
         return tuple(self._meanings)
 
     def amount_resources(self) -> tuple[str, ...]:
-        """Names that no node ever advertises; kube-scheduler must be told to ignore them (`ignoredByScheduler`)."""
+        """Amounts and aliases: no node ever advertises them, so kube-scheduler must be told `ignoredByScheduler`."""
         slots = set(self.slot_resources())
         return tuple(name for name in self._meanings if name not in slots)
 

@@ -151,8 +151,10 @@ class KubeClient:
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
 
     def close(self) -> None:
-        """Close idle connections and take no more calls; requests in flight end by themselves."""
+        """Close idle connections and take no more calls; requests in flight end by themselves, and their connections with them."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._pool_size = 0
         self._drop_idle()
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ def _readable(sock: socket.socket) -> bool:
 
 def _abort(connection: http.client.HTTPConnection) -> None:
     """Close so that bytes still in our kernel are thrown away: a write that we gave up must not arrive minutes later."""
-    if connection.sock is not None:
+    if connection.sock is not None and connection.sock.fileno() >= 0:
         connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 

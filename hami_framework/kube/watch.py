@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import socket
+import threading
 from typing import Literal
 
 import msgspec
@@ -33,6 +34,7 @@ class WatchStream:
         self._response = response
         self._what = what
         self._rest = b""
+        self._reading = threading.Lock()
         # Taken now: http.client forgets the socket of an answer that ends with the connection.
         self._socket: socket.socket | None = connection.sock or getattr(getattr(response.fp, "raw", None), "_sock", None)
 
@@ -43,7 +45,8 @@ class WatchStream:
         """
         while True:
             try:
-                data = self._response.read1(LARGEST_READ)
+                with self._reading:
+                    data = self._response.read1(LARGEST_READ)
             except (OSError, ValueError, http.client.HTTPException) as error:
                 raise TransportError(f"{self._what}: {type(error).__name__}: {error}", sent=True) from error
             if not data:
@@ -54,11 +57,13 @@ class WatchStream:
                 return events
 
     def close(self) -> None:
-        """End the watch; harmless when it has ended."""
+        """End the watch; harmless when it has ended. A read in another thread returns at once, and only then is anything taken apart."""
         if self._socket is not None:
             with contextlib.suppress(OSError):  # the other side may have closed it already
-                self._socket.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+                # The plain socket's own: SSLSocket.shutdown pulls the TLS object away from under the thread that reads.
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        with self._reading:
+            self._connection.close()
 
     def _decoded(self, line: bytes) -> WatchEvent:
         try:

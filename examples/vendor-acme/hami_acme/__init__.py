@@ -46,10 +46,10 @@ def hami_resources() -> ResourceNames:
 def hami_discover(host: Host) -> Iterator[Device]:
     cards = configparser.ConfigParser()
     cards.read(os.environ.get("ACME_CARDS", host.path("/proc/acme/cards")))
-    for index, serial in enumerate(cards.sections()):
-        card = cards[serial]
+    for index, section in enumerate(cards.sections()):
+        card = cards[section]
         yield Device(
-            id=serial,
+            id=card["serial"],
             index=index,
             device_class=DeviceClass(
                 model=card["model"],
