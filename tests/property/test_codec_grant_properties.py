@@ -37,7 +37,7 @@ from hami_framework.model import (
 )
 
 DEEP = bool(os.environ.get("HAMI_TEST_DEEP"))
-EXAMPLES = settings(max_examples=5_000 if DEEP else 60, derandomize=not DEEP, deadline=None)
+EXAMPLES = settings(max_examples=2_000 if DEEP else 60, derandomize=not DEEP, deadline=None)
 
 TEXT = st.text(max_size=12)
 AMOUNT = st.integers(0, 2**53)

@@ -118,6 +118,7 @@ BAD = [
         "keep cambricon.com/mlu.smlu.vcore only",
         id="alias and name at once",
     ),
+    pytest.param({"huawei.com/Ascend910C": 1}, Reason.COUNT_MISSING, "write huawei.com/Ascend910: 2", id="half a module under an alias"),
     pytest.param({"huawei.com/Ascend910": 1}, Reason.COUNT_NOT_ALLOWED, "write huawei.com/Ascend910: 2", id="half a module"),
 ]
 

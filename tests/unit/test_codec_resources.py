@@ -74,6 +74,9 @@ def test_the_neutral_names_are_the_cores() -> None:
         pytest.param(ResourceNames(count="xpu"), "write domain/name", id="no domain"),
         pytest.param(ResourceNames(count="acme.com/" + "x" * 64), "write domain/name", id="longer than 63"),
         pytest.param(ResourceNames(count="acme.com/x", aliases={"acme.com/y": "acme.com/z"}), r"stands for acme\.com/z", id="alias of nothing"),
+        pytest.param(ResourceNames(count="acme.com/x", memory="acme.com/x"), r"acme\.com/x is declared for 2 things", id="one name, two meanings"),
+        pytest.param(ResourceNames(count="acme.com/x", memory_unit_bytes=0), "memory_unit_bytes must be at least 1", id="no unit"),
+        pytest.param(ResourceNames(count="acme.com/x", minimum_count=0), "minimum_count must be at least 1", id="no minimum"),
     ],
 )
 def test_malformed_declarations(names: ResourceNames, words: str) -> None:
