@@ -34,7 +34,7 @@ test: lint ## everything `main` must pass, with seeded, reduced random suites
 
 .PHONY: test-deep
 test-deep: venv ## the random and fuzz suites with their stated counts
-	HAMI_TEST_DEEP=1 $(BIN)/python -m pytest -n $(WORKERS) -m deep --timeout 1200
+	HAMI_TEST_DEEP=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "deep or slow" --timeout 1200
 
 .PHONY: lint
 lint: venv ## ruff, mypy --strict, import-linter

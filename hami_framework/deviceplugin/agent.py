@@ -24,7 +24,7 @@ from hami_framework.deviceplugin.release import Releaser, sweep
 from hami_framework.deviceplugin.slots import Pool
 from hami_framework.deviceplugin.state import Offered, StateFile
 from hami_framework.errors import ConfigError, FormatError
-from hami_framework.model import Inventory, Value
+from hami_framework.model import NEUTRAL, Inventory, Value
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +167,12 @@ class Agent:
             counted = (Offered(resource=pool.resource, vendor=pool.vendor, slots=pool.total) for pool in self._pools.values())
             self._state.remember(tuple(sorted(counted, key=lambda one: one.resource)))
         occupied = self._occupied()
-        for resource in self._pools.keys() | self._registrars.keys():
+        for resource in self._worth_registering():
             self._offer(self._pools.get(resource, Pool(resource=resource, vendor="")), occupied)
+
+    def _worth_registering(self) -> set[str]:
+        """Names that this node has, or had, devices for. Where a vendor has none, its names do not clutter the node's capacity."""
+        return {name for name, pool in self._pools.items() if pool.total or name == NEUTRAL.count} | self._registrars.keys()
 
     def _offer(self, pool: Pool, occupied: Mapping[str, frozenset[str]]) -> None:
         listed = slots.slots(pool, occupied)

@@ -51,7 +51,7 @@ class KubeCluster:
             kube.path("pods"),
             on_upsert=pods.upsert,
             on_delete=lambda metadata: pods.remove(metadata.uid),
-            decode=_decode_pod,
+            decode=decode_pod,
             field_selector=f"spec.nodeName={node}",
         )
         marking = asyncio.create_task(_mark_synced(reflector, pods))
@@ -143,7 +143,8 @@ class _Pod(msgspec.Struct, omit_defaults=True):
 _pod_decoder = msgspec.json.Decoder(_Pod)
 
 
-def _decode_pod(raw: bytes) -> Json:
+def decode_pod(raw: bytes) -> Json:
+    """A pod as the agent keeps it: Kubernetes' own shape, less everything that nobody here reads."""
     pod = _pod_decoder.decode(raw)
     grant = pod.metadata.annotations.get(GRANT_ANNOTATION)
     pod.metadata.annotations = {} if grant is None else {GRANT_ANNOTATION: grant}

@@ -93,6 +93,10 @@ class PodBook:
         """The pod of this UID, None when it is not known (yet)."""
         return self._pods.get(uid)
 
+    def running(self) -> list[Json]:
+        """The pods of which something has started."""
+        return [pod for pod in self._pods.values() if _phase(pod) == "Running"]
+
     def fate(self, uid: str) -> Fate:
         """What became of a pod. `vanished`: its object is gone although a container was last seen running (forced deletion)."""
         pod = self._pods.get(uid)

@@ -34,6 +34,7 @@ CALL_SECONDS = 28.0
 """kubelet gives up after 30 s (KubeletPreStartContainerRPCTimeoutInSecs)."""
 
 POLL_SECONDS = 0.1
+REMEMBERED_REPORTS = 1024
 
 
 class Settings(Value, frozen=True, kw_only=True):
@@ -158,8 +159,7 @@ class PreStart:
     def _admit(self, claim: Claim, resource: str, ids: frozenset[str]) -> Record:
         """Check the grant against all that is live, and enter it, with no await between: two calls cannot both pass."""
         devices = self._devices(claim.grant)
-        live = [grant for uid, grant in self._state.grants.items() if self._pods.fate(uid) != "ended"]
-        rejections = fence.check(claim.grant, live, devices, self._settings.overcommit)
+        rejections = fence.check(claim.grant, self._live(), devices, self._settings.overcommit)
         if rejections:
             raise GrantRefused(rejections)
         record = Record(
@@ -175,6 +175,17 @@ class PreStart:
         )
         self._state.put(record, claim.grant)
         return record
+
+    def _live(self) -> list[PodGrant]:
+        """The grants in effect: those on record, and those of running pods that are not (their record was lost)."""
+        live = [grant for uid, grant in self._state.grants.items() if self._pods.fate(uid) != "ended"]
+        for pod in self._pods.running():
+            if pod["metadata"]["uid"] not in self._state.grants:
+                try:
+                    live.append(grant_of(pod, self._settings.node))
+                except (Unavailable, GrantRefused):
+                    continue  # it runs without a grant of ours, so it holds nothing that we promised
+        return live
 
     def _devices(self, grant: PodGrant) -> Mapping[str, Device]:
         """The node's devices by id; Unavailable while a vendor of the grant has not answered yet."""
@@ -239,8 +250,7 @@ class PreStart:
         return edits, enforced
 
     async def _report(self, resource: str, ids: frozenset[str], error: HamiError) -> None:
-        """Log the failure; a refused grant also becomes an event of its pod, once."""
-        log.error("PreStartContainer of %s of %s: %s", sorted(ids), resource, error)
+        """A refused grant becomes an event of its pod, once."""
         if not isinstance(error, GrantRefused):
             return
         try:
@@ -249,5 +259,7 @@ class PreStart:
             return
         pod = self._pods.get(uid)
         if pod is not None and (uid, str(error)) not in self._reported:
+            if len(self._reported) >= REMEMBERED_REPORTS:
+                self._reported.clear()
             self._reported.add((uid, str(error)))
             await self._cluster.report(pod, error.rejections[0])

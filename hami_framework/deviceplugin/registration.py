@@ -67,6 +67,7 @@ class Registrar:
         self._own: Identity | None = None
         self._registered_with: Identity | None = None
         self._tried_at = float("-inf")
+        self._complaint = ""
 
     async def run(self) -> None:
         """For ever; stops serving when cancelled."""
@@ -115,9 +116,14 @@ class Registrar:
                 await stubs.RegistrationStub(channel).Register(request, timeout=CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
                 self._registered_with = None
-                log.warning("kubelet did not register %s: %s: %s", self.plugin.resource, error.code().name, error.details())
-                await asyncio.sleep(POLL_SECONDS)
+                self._complain(f"{error.code().name}: {error.details()}")
                 return
-        self._registered_with = kubelet
+        self._registered_with, self._complaint = kubelet, ""
         self._on_registered()
         log.info("registered %s with kubelet: %d slots", self.plugin.resource, len(self.plugin.slots))
+
+    def _complain(self, words: str) -> None:
+        """Say why kubelet did not register us, once per reason: a dead kubelet is asked many times a second."""
+        level = logging.DEBUG if words == self._complaint else logging.WARNING
+        self._complaint = words
+        log.log(level, "kubelet did not register %s: %s", self.plugin.resource, words)

@@ -200,7 +200,7 @@ class Reflector(Generic[T]):
     def _apply(self, event: WatchEvent) -> None:
         if event.type == "ERROR":
             raise from_watch_event(bytes(event.object))
-        metadata = _item_decoder.decode(event.object).metadata
+        metadata = _metadata(event.object)
         if event.type == "DELETED":
             self._forget((metadata.namespace, metadata.name))
         elif event.type != "BOOKMARK":
@@ -211,7 +211,7 @@ class Reflector(Generic[T]):
     # -- the picture --------------------------------------------------------------------------------------------
 
     def _upsert(self, raw: msgspec.Raw) -> tuple[str, str]:
-        metadata = _item_decoder.decode(raw).metadata
+        metadata = _metadata(raw)
         key = (metadata.namespace, metadata.name)
         known = self._known.get(key)
         if known == metadata:
@@ -252,3 +252,10 @@ class Reflector(Generic[T]):
 
     async def _in_thread(self, function: Callable[..., R], *args: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+
+
+def _metadata(raw: msgspec.Raw) -> Metadata:
+    try:
+        return _item_decoder.decode(raw).metadata
+    except msgspec.MsgspecError as error:
+        raise TransportError(f"the API server sent an object without usable metadata: {error}", sent=True) from error

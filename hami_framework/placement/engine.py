@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hami_framework.model import ContainerGrant, DeviceGrant, Inventory, Owner, PodGrant, PodRequest, Reason, Rejection
+from hami_framework.model import Inventory, PodGrant, PodRequest, Reason, Rejection
 from hami_framework.placement import preemption, reports
-from hami_framework.placement.choice import Piece, Search
 from hami_framework.placement.explain import no_inventory, node_rejections
 from hami_framework.placement.fleet import Fleet
+from hami_framework.placement.granting import grant_on, owner_of
 from hami_framework.placement.ledger import Entry, EntryState, Ledger
 from hami_framework.placement.load import Overcommit
+from hami_framework.placement.nodelists import NodeList, NodeLists
 from hami_framework.placement.plan import Compiler, Partition
 from hami_framework.placement.policies import Floats, Policy, by_name
 from hami_framework.placement.ranking import first_ranked
@@ -31,17 +31,6 @@ _SHAPES_KEPT = 256
 _PODS_REMEMBERED = 4096
 
 Indices = NDArray[np.intp]
-
-
-class NodeList(NamedTuple):
-    """Names of nodes and their columns, -1 for those not known."""
-
-    names: list[str]
-    array: NDArray[np.object_]
-    """The same names, to pick from."""
-    columns: Indices
-    width: int
-    """Width of the fleet when the names were looked up."""
 
 
 class Engine:
@@ -65,7 +54,7 @@ class Engine:
         self._asked: OrderedDict[str, PodRequest] = OrderedDict()
         self._inventories: dict[str, Inventory] = {}
         self._known: list[str] | None = None
-        self._lists = [NodeList([], np.empty(0, dtype=object), np.empty(0, dtype=np.intp), -1)] * 2
+        self._lists = NodeLists(self._fleet)
 
     # -- what the cluster is ------------------------------------------------------------------------------------
 
@@ -99,7 +88,7 @@ class Engine:
 
         The pod's own earlier tentative entry is dropped first; a reservation or a committed grant of its own is looked through, and kept.
         """
-        asked = self._nodes(nodes)
+        asked = self._lists.find(self._all_nodes() if nodes is None else nodes)
         if pod.empty:
             return Verdict(list(asked.names), [], None, {}, {}, _never_refused)
         former = self._ledger.drop(pod.uid)
@@ -109,7 +98,7 @@ class Engine:
             self._remember(pod)
             firm = former is not None and former.state is not EntryState.TENTATIVE
             if best is not None and not firm:
-                self._ledger.put(Entry(self._grant(pod, standing, best), EntryState.TENTATIVE, pod.priority, now))
+                self._ledger.put(Entry(grant_on(pod, standing, best), EntryState.TENTATIVE, pod.priority, now))
         finally:
             if former is not None and former.state is not EntryState.TENTATIVE:
                 self._ledger.put(former)
@@ -123,9 +112,9 @@ class Engine:
         pod = self._asked.get(uid)
         if pod is None:
             return dict.fromkeys(nodes, 0)
-        asked = self._nodes(nodes)
+        asked = self._lists.find(nodes)
         standing = self._standings.get(_shape(pod))  # as filter left it: only the pod's own entry has been added since
-        if standing is None or len(standing.score) != self._fleet.width:
+        if standing is None or len(standing.score) < self._fleet.width:
             standing = self._standing(pod)
         scaled = _scaled(np.append(standing.score, 0.0)[asked.columns]) if len(asked.columns) else []
         scores = dict(zip(asked.names, scaled, strict=True))
@@ -137,7 +126,7 @@ class Engine:
     def reserve(self, pod: PodRequest, node: str) -> PodGrant | tuple[Rejection, ...]:
         """Bind: the pod's tentative entry on this node becomes a reservation, or devices are chosen anew; else why not."""
         if pod.empty:
-            return PodGrant(owner=_owner(pod), node=node, containers=())
+            return PodGrant(owner=owner_of(pod), node=node, containers=())
         entry = self._ledger.get(pod.uid)
         if entry is not None and entry.state is EntryState.COMMITTED:
             if entry.grant.node == node:
@@ -210,21 +199,6 @@ class Engine:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _nodes(self, nodes: Sequence[str] | None) -> NodeList:
-        """The nodes asked about. A list equal to one of the last is not looked up again."""
-        names = self._all_nodes() if nodes is None else nodes
-        for seen in self._lists:
-            if seen.width == self._fleet.width and seen.names == names:
-                return seen
-        find = self._fleet.columns.get
-        looked_up = np.array([find(name, -1) for name in names], dtype=np.intp)
-        return self._keep(0, NodeList(list(names), np.array(names, dtype=object), looked_up, self._fleet.width))
-
-    def _keep(self, slot: int, nodes: NodeList) -> NodeList:
-        """Remember the last list asked about (0) and the last one let through (1): the next question is likely about them."""
-        self._lists[slot] = nodes
-        return nodes
-
     def _all_nodes(self) -> list[str]:
         if self._known is None:
             self._known = sorted(self._inventories)
@@ -255,7 +229,7 @@ class Engine:
         if len(chosen) < len(columns):
             kept = asked.array[good]
             feasible, refused = kept.tolist(), asked.array[~good].tolist()
-            self._keep(1, NodeList(feasible, kept, chosen, self._fleet.width))
+            self._lists.let_through(NodeList(feasible, kept, chosen, self._fleet.width))
         verdict = Verdict(
             feasible=list(feasible),
             refused=refused,
@@ -263,6 +237,7 @@ class Engine:
             scores=Lazy(feasible, lambda node: float(standing.score[self._fleet.columns[node]])),
             rejections=Lazy(refused, lambda node: self._explain(standing, node)),
             codes=lambda node: self._code(standing, node),
+            groups=lambda: standing.by_reason(asked.array[~good], columns[~good]),
         )
         return verdict, best
 
@@ -299,7 +274,7 @@ class Engine:
         if not len(feasible) or (entry is not None and entry.state is not EntryState.TENTATIVE):
             return None
         best = first_ranked(standing, feasible)
-        self._ledger.put(Entry(self._grant(pod, standing, best), EntryState.TENTATIVE, pod.priority, now))
+        self._ledger.put(Entry(grant_on(pod, standing, best), EntryState.TENTATIVE, pod.priority, now))
         return str(self._fleet.names[best])
 
     def _keepable(self, grant: PodGrant) -> bool:
@@ -311,25 +286,7 @@ class Engine:
         column = self._fleet.columns.get(node)
         if column is None or standing.plan.refusals or not standing.feasible[column]:
             return self._explain(standing, node)
-        return self._grant(pod, standing, column)
-
-    def _grant(self, pod: PodRequest, standing: Standing, column: int) -> PodGrant:
-        """The exact devices on a feasible node."""
-        search = standing.search(column)
-        pieces = search.run()
-        if pieces is None:
-            raise AssertionError(f"node {self._fleet.names[column]} was found feasible for pod {pod.uid} but no devices can be chosen: a bug in placement")
-        containers: dict[int, list[DeviceGrant]] = {}
-        for piece in pieces:
-            containers.setdefault(piece.container, []).append(_device_grant(piece, search, standing.plan.needs[piece.need].resource))
-        return PodGrant(
-            owner=_owner(pod),
-            node=str(self._fleet.names[column]),
-            containers=tuple(
-                ContainerGrant(container=pod.containers[index].name, kind=pod.containers[index].kind, devices=tuple(devices))
-                for index, devices in sorted(containers.items())
-            ),
-        )
+        return grant_on(pod, standing, column)
 
 
 def _shape(pod: PodRequest) -> tuple[object, ...]:
@@ -337,28 +294,10 @@ def _shape(pod: PodRequest) -> tuple[object, ...]:
     return pod.containers, pod.node_policy, pod.device_policy, pod.isolation
 
 
-def _device_grant(piece: Piece, search: Search, resource: str) -> DeviceGrant:
-    device = search.rows[piece.row].device
-    assert device is not None  # a search looks at devices of the inventory only
-    return DeviceGrant(
-        device_id=device.id,
-        device_name=device.name,
-        vendor=device.vendor,
-        resource=resource,
-        offer=piece.cut.offer,
-        start=piece.start,
-        units=hex(piece.units) if piece.cut.offer.cost.units else None,
-    )
-
-
 def _scaled(values: Floats) -> list[int]:
     """0 … 9, in proportion; 10 is left for the one node at the top."""
     low, span = float(values.min()), float(np.ptp(values))
-    return np.floor((values - low) / span * 9).astype(int).tolist() if span > 0 else [0] * len(values)
-
-
-def _owner(pod: PodRequest) -> Owner:
-    return Owner(kind="pod", uid=pod.uid, namespace=pod.namespace, name=pod.name)
+    return ((values - low) * (9 / span)).astype(np.int8).tolist() if span > 0 else [0] * len(values)
 
 
 def _never_refused(node: str) -> Reason:

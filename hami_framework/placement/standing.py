@@ -64,9 +64,21 @@ class Standing:
         if self.feasible[column]:
             return Reason.SHARES
         if self._codes[column] == _UNKNOWN:
-            unknown = np.flatnonzero(~self.feasible & (self._codes == _UNKNOWN))
-            self._codes[unknown] = self._reasons(unknown)
+            self._complete()
         return _REASONS[int(self._codes[column])]
+
+    def by_reason(self, names: NDArray[np.object_], columns: NDArray[np.intp]) -> dict[Reason, list[str]]:
+        """Refused nodes by code; column -1 is a node that is not known."""
+        self._complete()
+        codes = np.append(np.where(self.feasible, _number(Reason.SHARES), self._codes), _number(Reason.NO_INVENTORY))[columns]
+        if self.plan.refusals:
+            codes[:] = _number(self.plan.refusals[0].reason)
+        return {_REASONS[number]: names[codes == number].tolist() for number in np.unique(codes).tolist()}
+
+    def _complete(self) -> None:
+        unknown = np.flatnonzero(~self.feasible & (self._codes == _UNKNOWN))
+        if len(unknown):
+            self._codes[unknown] = self._reasons(unknown)
 
     def search(self, column: int, without: tuple[str, ...] = ()) -> Search:
         """An exact search on one node."""
@@ -116,6 +128,8 @@ class Standing:
         found: Bools = np.zeros(fleet.view(fleet.open, columns).shape, dtype=bool)
         for cut, class_ids in need.shared_cuts:
             mask = fleet.members(class_ids, columns)
+            if not mask.any():
+                continue
             for _, passed in self._checks(cut, columns):
                 mask = mask & passed
             found |= mask

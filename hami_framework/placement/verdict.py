@@ -55,7 +55,12 @@ class Verdict:
     rejections: Mapping[str, tuple[Rejection, ...]]
     """Refused node → reasons, the code of `code` first; made when asked for, from the state at that time."""
     codes: Callable[[str], Reason] = field(repr=False)
+    groups: Callable[[], dict[Reason, list[str]]] = field(repr=False, default=dict)
 
     def code(self, node: str) -> Reason:
         """The one reason that stands for a refused node; raises `KeyError` for a node that was not refused."""
         return self.codes(node)
+
+    def by_reason(self) -> dict[Reason, list[str]]:
+        """All refused nodes by their code: the quick way to the codes of thousands."""
+        return self.groups()

@@ -11,19 +11,19 @@ import asyncio
 import logging
 import shutil
 import signal
-import socket
 import tempfile
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hami_framework.codec import inventories, mutation
+from hami_framework.config import load_settings
 from hami_framework.errors import ConfigError, Unavailable
 from hami_framework.model import Device, Machine
 from hami_framework.plugins import Registry, load_registry
+from hami_framework.sandbox import surroundings
 from hami_framework.sandbox.apiserver import ApiServer
 from hami_framework.sandbox.children import Child
 from hami_framework.sandbox.control import Control
@@ -46,6 +46,8 @@ Builder = Callable[[Machine], Path]
 SCHEDULER = "hami_framework.scheduler"
 INVENTORIES = Kind(group=inventories.GROUP, version=inventories.VERSION, plural=inventories.PLURAL, kind=inventories.KIND, namespaced=False)
 POLL_SECONDS = 0.1
+QUICK = Backoff(first=0.2, longest=2.0, flush=10.0)
+"""A tenth or so of kube-scheduler's waits: nobody tries things out at a production cluster's pace."""
 
 
 class Cluster:
@@ -61,18 +63,21 @@ class Cluster:
         plugin_files: Sequence[Path] = (),
         allow: Sequence[str] | None = None,
         settings: Path | None = None,
-        backoff: Backoff = Backoff(first=0.2, longest=2.0, flush=10.0),  # noqa: B008 - a frozen value
+        backoff: Backoff = QUICK,
         seed: int = 0,
         registry: Registry | None = None,
     ) -> None:
         """`directory`: for sockets, logs and machine files; must be short, and is removed by `down` only when it was made here (None)."""
-        self.directory = directory or Path(tempfile.mkdtemp(prefix="hami-", dir="/tmp"))
+        chosen = load_settings(settings)
         self._temporary = directory is None
-        self._build, self._plugin_files, self._allow, self._settings = build, tuple(path.resolve() for path in plugin_files), allow, settings
-        self.registry = registry or load_registry(allow, self._plugin_files)
-        catalog = self.registry.catalog()
+        self.directory = surroundings.short(directory or Path(tempfile.mkdtemp(prefix="hami-", dir="/tmp")))
+        self._build, self._settings = build, settings
+        self._plugin_files = tuple(path.resolve() for path in (*chosen.plugins.files, *plugin_files))
+        self._allow = chosen.plugins.allow if allow is None else allow
+        self.registry = registry or load_registry(self._allow, self._plugin_files, chosen.resources.rename)
+        self.catalog = catalog = self.registry.catalog()
         self.server = ApiServer(port=api_port, webhook=partial(mutation.review, catalog=catalog), definitions=(inventories.CRD,))
-        self.extender_port = _free_port()
+        self.extender_port = surroundings.free_port()
         extender = Extender(f"http://127.0.0.1:{self.extender_port}", frozenset(catalog.extended_resources()), weight=1)
         options = LoopOptions(ignored=frozenset(catalog.amount_resources()), backoff=backoff, seed=seed)
         self.loop = SchedulingLoop(self.server.operations, extender, options)
@@ -83,6 +88,7 @@ class Cluster:
         self._probe = JsonClient(f"http://127.0.0.1:{self.extender_port}", timeout_s=1.0)
         self._extender_ready = False
         self._prober: asyncio.Task[None] | None = None
+        self._handles_sigterm = False
 
     # -- life
 
@@ -98,6 +104,7 @@ class Cluster:
 
         Raises `ConfigError` when a fake cannot be built, `Unavailable` when something does not come up in time.
         """
+        self._end_on_sigterm()
         try:
             await self._start()
             await self.wait_ready(timeout_s)
@@ -105,13 +112,20 @@ class Cluster:
             await self.down()
             raise
 
+    def _end_on_sigterm(self) -> None:
+        """SIGTERM cancels whoever called `up`, so that `down` is reached; asyncio does the same for SIGINT."""
+        owner = asyncio.current_task()
+        if owner is not None and threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, owner.cancel)
+            self._handles_sigterm = True
+
     async def _start(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         libraries = {machine.name: await asyncio.to_thread(self._build, machine) for machine in all_machines(self._specs)}
         self.server.ready = self.waiting_for
         self.server.extra["/sandbox"] = Control(self).answer
         await self.server.start()
-        self.kubeconfig.write_text(kubeconfig(self.server.url))
+        self.kubeconfig.write_text(surroundings.kubeconfig(self.server.url))
         await self._start_extender()
         for number, spec in enumerate(self._specs):
             await self._start_node(number, spec, libraries)
@@ -122,7 +136,7 @@ class Cluster:
     async def _start_extender(self) -> None:
         arguments = ["--kubeconfig", str(self.kubeconfig), "--host", "127.0.0.1", "--port", str(self.extender_port)]
         arguments += [part for file in self._plugin_files for part in ("--plugin", str(file))]
-        settings = self._settings_file()
+        settings = surroundings.with_allow_list(self._settings, self._allow, self.directory)
         arguments += ["--settings", str(settings)] if settings else []
         self.extender = Child("extender", SCHEDULER, arguments, self.directory / "extender.log")
         await self.extender.start()
@@ -146,6 +160,9 @@ class Cluster:
         await asyncio.gather(*(node.stop() for node in self.nodes.values()), *([self.extender.stop()] if self.extender else []))
         await self._probe.close()
         await self.server.stop()
+        if self._handles_sigterm:
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+            self._handles_sigterm = False
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -160,6 +177,7 @@ class Cluster:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 running.remove_signal_handler(number)
+            self._handles_sigterm = False
             await self.down()
 
     # -- readiness
@@ -167,17 +185,22 @@ class Cluster:
     def waiting_for(self) -> list[str]:
         """What is not up yet, in words; empty when everything is."""
         waiting = [] if self._extender_ready else ["the extender does not answer /readyz yet"]
-        for name, node in self.nodes.items():
-            if self.server.store.find(INVENTORIES, "", name) is None:
-                waiting.append(f"node {name}: its agent has published no inventory yet")
-            elif node.spec.machines and not self._has_slots(name):
-                waiting.append(f"node {name}: no accelerator in its allocatable resources yet")
-        return waiting
+        return waiting + [f"node {name}: {missing}" for name, node in self.nodes.items() for missing in self._missing(name, node)]
 
-    def _has_slots(self, name: str) -> bool:
-        node = self.server.store.find(NODES, "", name) or {}
-        allocatable = node.get("status", {}).get("allocatable") or {}
-        return any("/" in resource and amount != "0" for resource, amount in allocatable.items())
+    def _missing(self, name: str, node: SandboxNode) -> Iterator[str]:
+        held = self.server.store.find(INVENTORIES, "", name)
+        if held is None:
+            yield "its agent has published no inventory yet"
+            return
+        inventory = inventories.from_object(held)
+        allocatable = (self.server.store.get(NODES, "", name).get("status") or {}).get("allocatable") or {}
+        for vendor in (placed.vendor for placed in node.spec.machines):
+            slots = [slot for family in self.catalog.families if family.vendor == vendor for slot in family.names.slot_resources]
+            if not any(device.vendor == vendor for device in inventory.devices):
+                reason = next((info.reason for info in inventory.vendors if info.name == vendor), "")
+                yield f"vendor {vendor} has found no device yet{f' ({reason})' if reason else ''}"
+            elif slots and not any(allocatable.get(slot, "0") != "0" for slot in slots):
+                yield f"kubelet has no slots of vendor {vendor} yet"
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Raises `Unavailable` with what is missing and the last lines of its log."""
@@ -188,6 +211,7 @@ class Cluster:
             await asyncio.sleep(POLL_SECONDS)
 
     def last_words(self) -> str:
+        """The end of each child's log, for error messages."""
         """The last lines of every child's log."""
         children = [self.extender, *(node.agent for node in self.nodes.values())]
         return "\n".join(f"--- {child.name} ({child.log_file}):\n{child.last_words()}" for child in children if child is not None)
@@ -255,40 +279,7 @@ class Cluster:
         nodes = self.nodes.values() if node is None else [self.node(node)]
         return [{"node": each.spec.name, **view} for each in nodes for view in each.kubelet.containers()]
 
-    # -- files
-
     @property
     def kubeconfig(self) -> Path:
+        """The file that tells clients where the API server is."""
         return self.directory / "kubeconfig"
-
-    def _settings_file(self) -> Path | None:
-        """The operator's settings; with the allow-list in it when one was given to the sandbox."""
-        if self._allow is None:
-            return self._settings
-        data = yaml.safe_load(self._settings.read_text()) if self._settings else None
-        merged = data or {}
-        merged["plugins"] = {**(merged.get("plugins") or {}), "allow": list(self._allow)}
-        path = self.directory / "settings.yaml"
-        path.write_text(yaml.safe_dump(merged))
-        return path
-
-
-def kubeconfig(server: str) -> str:
-    """A kubeconfig for a server without credentials."""
-    name = "hami-sandbox"
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": name, "cluster": {"server": server}}],
-        "users": [{"name": name, "user": {}}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
-        "current-context": name,
-    }
-    return yaml.safe_dump(config, sort_keys=False)
-
-
-def _free_port() -> int:
-    """A port nobody listens on; the extender keeps it over its restarts."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -45,10 +45,11 @@ class Controllers:
         self._runner = asyncio.create_task(self._run(), name="sandbox controllers")
 
     async def stop(self) -> None:
-        if self._runner is not None:
+        runner, self._runner = self._runner, None
+        if runner is not None:
             self._store.on_change.remove(self._changed)
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
+            runner.cancel()
+            await asyncio.gather(runner, return_exceptions=True)
 
     def _changed(self, change: Change) -> None:
         for kind in (DEPLOYMENTS, JOBS):

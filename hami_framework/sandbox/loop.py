@@ -86,8 +86,9 @@ class SchedulingLoop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._view is not None:
-            self._view.close()
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
         if self._extender is not None:
             await self._extender.close()
 

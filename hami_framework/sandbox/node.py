@@ -73,9 +73,10 @@ class SandboxNode:
         await self.agent.start()
 
     async def stop(self) -> None:
+        """kubelet first: it would only report the agent's end as a failure."""
+        await self.kubelet.stop()
         if self.agent is not None:
             await self.agent.stop()
-        await self.kubelet.stop()
 
     def set_device(self, device: Device, changes: Mapping[str, str]) -> None:
         """Write into the section of the machine file that stands for `device`. Raises `ConfigError`."""

@@ -33,6 +33,7 @@ class EventWriter:
     def __init__(self, client: KubeClient, metrics: Metrics) -> None:
         self._client, self._metrics = client, metrics
         self._queue: asyncio.Queue[Object] = asyncio.Queue(QUEUE_LENGTH)
+        self._unwritten = 0
         self._told: OrderedDict[str, Hashable] = OrderedDict()
 
     def tell(self, pod: tuple[str, str, str], kind: Literal["Normal", "Warning"], reason: str, message: str, *, same: Hashable) -> None:
@@ -48,10 +49,17 @@ class EventWriter:
             self._queue.put_nowait(_event(pod, kind, reason, message))
         except asyncio.QueueFull:
             self._metrics.events_lost.inc()
+            return
+        self._unwritten += 1
 
     def forget(self, uid: str) -> None:
         """The pod is gone."""
         self._told.pop(uid, None)
+
+    @property
+    def idle(self) -> bool:
+        """True when all events have been written (or given up)."""
+        return self._unwritten == 0
 
     async def run(self) -> None:
         """Write events as they come, until cancelled."""
@@ -62,6 +70,7 @@ class EventWriter:
             except KubeError as error:
                 self._metrics.events_lost.inc()
                 _log.warning("event %r on pod %s was not written: %s", event["reason"], event["involvedObject"]["name"], error)
+            self._unwritten -= 1
 
 
 def _event(pod: tuple[str, str, str], kind: str, reason: str, message: str) -> Object:

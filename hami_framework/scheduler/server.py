@@ -87,7 +87,7 @@ class Scheduler(PodListener):
         gc.freeze()
         self.extender.ready = True
         self.metrics.synced.set(1)
-        _log.info("ready: %s", {name: reflector.stats.events for name, reflector in self.state.reflectors.items()})
+        _log.info("ready: %d nodes with devices, %d grants", len(self.state.inventory_of), sum(1 for _ in self.engine.grants()))
 
     async def _expire(self) -> None:
         while True:

@@ -75,9 +75,7 @@ class Extender:
             return FilterResult(error=f"pod {request.namespace}/{request.name}: the outcome of its last binding is not known yet; try again")
         self._remember(request)
         verdict = self._engine.filter(request, candidates.names, time.monotonic())
-        refused: dict[Reason, list[str]] = {}
-        for node in verdict.refused:
-            refused.setdefault(verdict.codes(node), []).append(node)
+        refused = verdict.by_reason()
         record = Record(
             uid=request.uid,
             namespace=request.namespace,
@@ -139,6 +137,8 @@ class Extender:
         try:
             request = self._read_pod(args.pod)
         except InvalidRequest:
+            return PreemptionResult(meta_victims={})
+        if not self.ready:
             return PreemptionResult(meta_victims={})
         if request.empty:
             return PreemptionResult(meta_victims=candidates)

@@ -16,8 +16,8 @@ from typing import Any
 from hami_framework.codec.words import MEANING, sentence, summary
 from hami_framework.model import Reason, Rejection, to_builtins
 
-KEPT = 1000
-"""Pods remembered; a verdict holds the names of the nodes it spoke about."""
+NAMES_KEPT = 500_000
+"""Node names remembered over all verdicts, some 50 MB at most: the last 100 pods of 5,000 nodes, or 5,000 pods of 100."""
 
 EXAMPLES_PER_CODE = 20
 """Nodes among which the nearest miss is looked for; looking at all would cost more than an event is worth."""
@@ -106,13 +106,15 @@ class Verdicts:
 
     def __init__(self) -> None:
         self._records: OrderedDict[tuple[str, str], Record] = OrderedDict()
+        self._names = 0
 
     def add(self, record: Record) -> None:
-        key = (record.namespace, record.name)
-        self._records[key] = record
-        self._records.move_to_end(key)
-        if len(self._records) > KEPT:
-            self._records.popitem(last=False)
+        """Keep it in place of the pod's former one; the latest is always kept."""
+        self.forget(record.namespace, record.name)
+        self._records[record.namespace, record.name] = record
+        self._names += record.asked
+        while self._names > NAMES_KEPT and len(self._records) > 1:
+            self._names -= self._records.popitem(last=False)[1].asked
 
     def get(self, namespace: str, name: str) -> Record | None:
         """The last verdict on the pod of this name, or None when it was not asked about (or long ago)."""
@@ -120,4 +122,5 @@ class Verdicts:
 
     def forget(self, namespace: str, name: str) -> None:
         """The pod is gone."""
-        self._records.pop((namespace, name), None)
+        record = self._records.pop((namespace, name), None)
+        self._names -= record.asked if record else 0

@@ -27,7 +27,11 @@ def catalog() -> ResourceCatalog:
     return registry.catalog()
 
 
-def published() -> Iterator[Any]:
+def published() -> list[Any]:
+    return list(_published())
+
+
+def _published() -> Iterator[Any]:
     for path in sorted((DATA / "hami-examples").glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             pod = document if document["kind"] == "Pod" else document["spec"]["template"]

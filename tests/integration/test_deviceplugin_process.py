@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import os
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +25,6 @@ from hami_framework.sandbox.apiserver import ApiServer
 from hami_framework.sandbox.kubelet.node import KubeletDouble
 from hami_framework.sandbox.kubelet.options import KubeletOptions
 from hami_framework.sandbox.kubelet.paths import KubeletPaths
-
 
 XPU = "acme.com/xpu"
 NODE = "n1"
@@ -142,10 +143,20 @@ class Lab:
                 raise AssertionError(f"not {what} after {seconds} s\n{(self.directory / 'agent.log').read_text()[-4000:]}")
             await asyncio.sleep(0.02)
 
-    async def pod(self, name: str, device: str, *, memory: int = GIB, init_device: str | None = None, owner: str | None = None, run: str | None = None) -> str:
+    async def pod(
+        self,
+        name: str,
+        device: str,
+        *,
+        memory: int = GIB,
+        init_device: str | None = None,
+        owner: str | None = None,
+        run: str | None = None,
+        restart: str = "Never",
+    ) -> str:
         """Create a pod of one slot and bind it with its grant; its UID."""
         limits = {"resources": {"limits": {XPU: "1"}}}
-        spec: dict[str, Any] = {"containers": [{"name": "main", "image": "x", **limits}], "restartPolicy": "Never"}
+        spec: dict[str, Any] = {"containers": [{"name": "main", "image": "x", **limits}], "restartPolicy": restart}
         parts = [ContainerGrant(container="main", devices=(device_grant(device, memory),))]
         if init_device:
             spec["initContainers"] = [{"name": "init", "image": "x", **limits}]
@@ -273,6 +284,27 @@ async def test_a_reboot_brings_the_containers_back_with_the_same_grants(lab: Lab
     assert [view["env"]["ACME_DEVICES"] for view in lab.views(uid)] == ["x2", "x2"]
 
 
+async def test_a_prestart_that_kubelet_skips_never_shows_another_pods_grant(lab: Lab) -> None:
+    """kubelet skips PreStart after its own restart until the agent has registered; here the agent is dead meanwhile."""
+    first = await lab.pod("first", "x0")
+    await lab.until(lambda: lab.views(first), "started")
+    await lab.delete("first")
+    await lab.until(lambda: f"{first}/main" in lab.released(), "released")
+    second = await lab.pod("second", "x1", restart="Always")
+    await lab.until(lambda: lab.views(second), "started")
+
+    await lab.kill_agent()
+    await lab.kubelet.restart()
+    await asyncio.sleep(0.2)
+    lab.kubelet.restart_container(second, "main")
+    await asyncio.sleep(0.5)
+    await lab.start_agent()
+    await lab.until(lambda: len(lab.views(second)) >= 2, "started again")
+
+    assert lab.wrong() == []
+    assert {view["env"]["ACME_DEVICES"] for view in lab.views(second)} == {"x1"}
+
+
 async def test_a_device_that_fails_takes_its_slots_down_and_recovers(lab: Lab) -> None:
     await lab.until(lambda: lab.kubelet.registered() == {XPU: 20, "hami.io/accelerator": 20}, "all healthy")
     generation = (await published(lab))["spec"]["generation"]
@@ -332,3 +364,35 @@ async def test_a_vendor_that_refuses_is_asked_again_by_kubelet(lab: Lab) -> None
 
     await lab.until(lambda: lab.views(uid), "started")
     assert lab.wrong() == []
+
+
+async def test_random_kills_of_agent_and_kubelet_never_cross_two_grants(lab: Lab) -> None:
+    """Seeded; `HAMI_TEST_DEEP=1` runs ten times the rounds. After the last kill everything that kubelet admitted runs with its own grant."""
+    rounds = 30 if os.environ.get("HAMI_TEST_DEEP") else 3
+    draw = random.Random(11)
+    for turn in range(rounds):
+        pods = {await lab.pod(f"p{turn}-{number}", f"x{draw.randrange(4)}", restart="Always"): number for number in range(6)}
+        await asyncio.sleep(draw.uniform(0.0, 0.2))
+        if draw.random() < 0.6:
+            await lab.kill_agent()
+            await asyncio.sleep(draw.uniform(0.0, 0.2))
+            await lab.start_agent()
+        if draw.random() < 0.6:
+            await lab.kubelet.restart()
+        rejected = await settled(lab, list(pods))
+        assert lab.wrong() == []
+        for number in pods.values():
+            await lab.delete(f"p{turn}-{number}")
+        await lab.until(partial(all_released, lab, [uid for uid in pods if uid not in rejected and lab.views(uid)]), "released")
+    await lab.until(lambda: not list((lab.directory / "cdi").iterdir()), "tidy")
+
+
+async def settled(lab: Lab, uids: list[str]) -> set[str]:
+    """Wait until every pod has started or was rejected at admission; the rejected."""
+
+    async def done() -> set[str] | None:
+        rejected = await lab.rejected()
+        return rejected | {""} if all(uid in rejected or lab.views(uid) for uid in uids) else None
+
+    answer: set[str] = await lab.until(done, "all settled")
+    return answer

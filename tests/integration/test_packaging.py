@@ -21,11 +21,7 @@ PROJECTS = {
     "hami_framework_acme": ROOT / "examples" / "vendor-acme",
 }
 
-pytestmark = [
-    pytest.mark.deep,
-    pytest.mark.skipif("HAMI_TEST_DEEP" not in os.environ, reason="builds every distribution: make test-deep"),
-    pytest.mark.timeout(600),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("packaging")]
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,15 @@ async def ask(server: ApiServer, method: str, path: str, body: object = None, co
     return await asyncio.to_thread(exchange)
 
 
+async def watched(server: ApiServer) -> None:
+    """Returns once a watch is open."""
+    for _ in range(500):
+        if server.watches.count:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("nobody watches")
+
+
 def pod(name: str) -> Json:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {"containers": [{"name": "c", "resources": {"limits": {"x.com/g": 4000}}}]}}
 
@@ -105,10 +114,18 @@ async def test_a_pods_life_over_http(server: ApiServer) -> None:
 
 
 BAD_REQUESTS = [
-    ("GET", "/api/v1/nonsense", None, 404), ("GET", "/elsewhere", None, 404), ("PATCH", BASE, {}, 405), ("POST", f"{BASE}/a", {}, 405), ("POST", BASE, None, 400),
-    ("POST", BASE, "{broken", 400), ("GET", f"{BASE}?fieldSelector=spec.color%3Dred", None, 400), ("GET", f"{BASE}?watch=1&resourceVersion=x", None, 400),
-    ("POST", f"{BASE}?dryRun=All", {}, 400), ("GET", f"{BASE}/a/log", None, 404), ("POST", BASE, [], 400),
-]  # fmt: skip
+    ("GET", "/api/v1/nonsense", None, 404),
+    ("GET", "/elsewhere", None, 404),
+    ("PATCH", BASE, {}, 405),
+    ("POST", f"{BASE}/a", {}, 405),
+    ("POST", BASE, None, 400),
+    ("POST", BASE, "{broken", 400),
+    ("GET", f"{BASE}?fieldSelector=spec.color%3Dred", None, 400),
+    ("GET", f"{BASE}?watch=1&resourceVersion=x", None, 400),
+    ("POST", f"{BASE}?dryRun=All", {}, 400),
+    ("GET", f"{BASE}/a/log", None, 404),
+    ("POST", BASE, [], 400),
+]
 
 
 @pytest.mark.parametrize(("method", "path", "body", "code"), BAD_REQUESTS)
@@ -137,8 +154,7 @@ async def test_a_watch_goes_on_from_a_version_and_ends_on_time(server: ApiServer
     await ask(server, "POST", BASE, pod("a"))
     version = (await ask(server, "GET", BASE)).json["metadata"]["resourceVersion"]
     watching = asyncio.create_task(ask(server, "GET", f"{BASE}?watch=1&resourceVersion={version}&timeoutSeconds=1&allowWatchBookmarks=true"))
-    while not server.watches.count:
-        await asyncio.sleep(0.01)
+    await watched(server)
     await ask(server, "POST", BASE, pod("b"))
     await ask(server, "DELETE", f"{BASE}/a")
     events = (await watching).events
@@ -168,8 +184,7 @@ async def test_a_forgotten_version_is_gone_in_both_ways_servers_say_it(server: A
 
 async def test_a_watch_can_be_broken_off_in_the_middle(server: ApiServer) -> None:
     watching = asyncio.create_task(ask(server, "GET", f"{BASE}?watch=1"))
-    while not server.watches.count:
-        await asyncio.sleep(0.01)
+    await watched(server)
     server.drop_watches()
     with pytest.raises(http.client.IncompleteRead):
         await watching

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,8 @@ from hami_framework.model import (
     ResourceNames,
     VendorInfo,
 )
+
+pytestmark = pytest.mark.deep
 
 DEEP = bool(os.environ.get("HAMI_TEST_DEEP"))
 EXAMPLES = settings(max_examples=2_000 if DEEP else 60, derandomize=not DEEP, deadline=None)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from hami_framework.codec.resources import Family, ResourceCatalog
 from hami_framework.codec.words import sentence, summary
 from hami_framework.errors import InvalidRequest
 from hami_framework.model import PodRequest, Reason, Rejection, decode
+
+pytestmark = pytest.mark.deep
 
 DEEP = bool(os.environ.get("HAMI_TEST_DEEP"))
 EXAMPLES = settings(max_examples=10_000 if DEEP else 250, derandomize=not DEEP, deadline=None)

@@ -6,11 +6,14 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hami_framework.codec import quantity
 from hami_framework.model import KIB, MIB
+
+pytestmark = pytest.mark.deep
 
 EXAMPLES = settings(max_examples=20_000 if os.environ.get("HAMI_TEST_DEEP") else 300, derandomize=not os.environ.get("HAMI_TEST_DEEP"), deadline=None)
 

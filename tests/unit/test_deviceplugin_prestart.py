@@ -319,6 +319,16 @@ async def test_the_fence_refuses_what_is_over_capacity_with_the_live_grants(node
     assert node.vendors.asked("release") == [("acme", "u1", "main")], "the ended pod's part is undone first"
 
 
+async def test_the_fence_counts_running_pods_even_when_their_records_were_lost(node: Node) -> None:
+    running = pod_object(pod_grant("u1", container(device_grant("d0", share(5 * GIB)))), "u1")
+    node.pods.upsert({**running, "status": {"phase": "Running"}})
+    node.bind(pod_grant("u2", container(device_grant("d0", share(5 * GIB)))))
+    node.hold("u2", "main", "s2")
+
+    with pytest.raises(GrantRefused, match=f"free {3 * GIB}"):
+        await node.start("s2")
+
+
 async def test_two_calls_at_once_cannot_both_pass_the_fence(node: Node) -> None:
     for number in range(6):
         node.bind(pod_grant(f"u{number}", container(device_grant("d0", share(3 * GIB)))))

@@ -23,7 +23,6 @@ from hami_framework.kubelet_api import podresources_v1_pb2 as resources
 from hami_framework.kubelet_api import podresources_v1_pb2_grpc as resource_stubs
 from hami_framework.model import ContainerEdits
 
-
 XPU = "acme.com/xpu"
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hami_framework.sandbox.kubelet.checkpoint import Checkpoint, DeviceRecord
 from hami_framework.sandbox.kubelet.devices import AdmissionError, DeviceManager, PluginDevice, ReusePool
 
+pytestmark = pytest.mark.deep
+
 SLOT = "example.com/slot"
 EXAMPLES = 2_000 if os.environ.get("HAMI_TEST_DEEP") else 100
 

@@ -7,10 +7,12 @@ import pytest
 
 from hami_framework.model import (
     Capacity,
+    ContainerGrant,
     ContainerRequest,
     Cost,
     Device,
     DeviceClass,
+    DeviceGrant,
     DeviceRequest,
     GroupRule,
     Interval,
@@ -20,6 +22,7 @@ from hami_framework.model import (
     Membership,
     Mode,
     Offer,
+    Owner,
     PodGrant,
     PodRequest,
     Reason,
@@ -158,8 +161,6 @@ class TestPlacedIntervals:
 
 
 def _seen(uid: str, offer: Offer, start: int) -> PodGrant:
-    from hami_framework.model import ContainerGrant, DeviceGrant, Owner
-
     device = DeviceGrant(device_id="d0", device_name="d0", vendor="v", resource="v/x", offer=offer, start=start)
     return PodGrant(owner=Owner(kind="pod", uid=uid), node="n", containers=(ContainerGrant(container="c", devices=(device,)),))
 

@@ -51,9 +51,12 @@ BAD_PODS = [
     ("no quantity", pod(limits={"x.com/gpu": "many"})),
     ("negative", pod(limits={"x.com/gpu": -1})),
     ("request without limit", {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"x.com/gpu": 1}}}]}}),
-    ("request unlike limit", {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"x.com/g": 1}, "limits": {"x.com/g": 2}}}]}}),
+    (
+        "request unlike limit",
+        {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "resources": {"requests": {"x.com/g": 1}, "limits": {"x.com/g": 2}}}]}},
+    ),
     ("same container twice", {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c"}, {"name": "c"}]}}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("body", [body for _, body in BAD_PODS], ids=[name for name, _ in BAD_PODS])

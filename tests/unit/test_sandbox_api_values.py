@@ -15,9 +15,25 @@ from hami_framework.sandbox.selectors import matches_labels, select
 from hami_framework.sandbox.status import ApiRefusal
 
 CANONICAL = [
-    ("4000", "4k"), (4000, "4k"), ("4096", "4096"), ("4Ki", "4Ki"), ("3072Mi", "3Gi"), ("1.5Ki", "1536"), ("0.5", "500m"), ("500m", "500m"), ("1000m", "1"),
-    ("0", "0"), ("0Gi", "0"), ("1e3", "1e3"), ("1500Mi", "1500Mi"), ("512", "512"), ("0.5Ki", "512"), ("1.5Gi", "1536Mi"), ("2000000", "2M"), ("2.5", "2500m"),
-]  # fmt: skip
+    ("4000", "4k"),
+    (4000, "4k"),
+    ("4096", "4096"),
+    ("4Ki", "4Ki"),
+    ("3072Mi", "3Gi"),
+    ("1.5Ki", "1536"),
+    ("0.5", "500m"),
+    ("500m", "500m"),
+    ("1000m", "1"),
+    ("0", "0"),
+    ("0Gi", "0"),
+    ("1e3", "1e3"),
+    ("1500Mi", "1500Mi"),
+    ("512", "512"),
+    ("0.5Ki", "512"),
+    ("1.5Gi", "1536Mi"),
+    ("2000000", "2M"),
+    ("2.5", "2500m"),
+]
 
 
 @pytest.mark.parametrize(("raw", "spelled"), CANONICAL, ids=[str(raw) for raw, _ in CANONICAL])
@@ -38,11 +54,19 @@ def test_rewriting_a_quantity_keeps_its_worth_and_is_done_once(number: int, suff
 
 # RFC 7386, appendix A.
 MERGES: list[tuple[Any, Any, Any]] = [
-    ({"a": "b"}, {"a": "c"}, {"a": "c"}), ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}), ({"a": "b"}, {"a": None}, {}),
-    ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}), ({"a": ["b"]}, {"a": "c"}, {"a": "c"}), ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
-    ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}), ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
-    (["a", "b"], ["c", "d"], ["c", "d"]), ({"a": "b"}, ["c"], ["c"]), ({"e": None}, {"a": 1}, {"e": None, "a": 1}), ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
-]  # fmt: skip
+    ({"a": "b"}, {"a": "c"}, {"a": "c"}),
+    ({"a": "b"}, {"b": "c"}, {"a": "b", "b": "c"}),
+    ({"a": "b"}, {"a": None}, {}),
+    ({"a": "b", "b": "c"}, {"a": None}, {"b": "c"}),
+    ({"a": ["b"]}, {"a": "c"}, {"a": "c"}),
+    ({"a": "c"}, {"a": ["b"]}, {"a": ["b"]}),
+    ({"a": {"b": "c"}}, {"a": {"b": "d", "c": None}}, {"a": {"b": "d"}}),
+    ({"a": [{"b": "c"}]}, {"a": [1]}, {"a": [1]}),
+    (["a", "b"], ["c", "d"], ["c", "d"]),
+    ({"a": "b"}, ["c"], ["c"]),
+    ({"e": None}, {"a": 1}, {"e": None, "a": 1}),
+    ({}, {"a": {"bb": {"ccc": None}}}, {"a": {"bb": {}}}),
+]
 
 
 @pytest.mark.parametrize(("target", "patch", "result"), MERGES)
@@ -56,13 +80,17 @@ JSON_PATCHES: list[tuple[Any, list[dict[str, Any]], Any]] = [
     ({"foo": ["bar", "baz"]}, [{"op": "add", "path": "/foo/1", "value": "qux"}], {"foo": ["bar", "qux", "baz"]}),
     ({"foo": ["bar", "qux", "baz"]}, [{"op": "remove", "path": "/foo/1"}], {"foo": ["bar", "baz"]}),
     ({"baz": "qux", "foo": "bar"}, [{"op": "replace", "path": "/baz", "value": "boo"}], {"baz": "boo", "foo": "bar"}),
-    ({"foo": {"bar": "baz", "waldo": "fred"}, "qux": {}}, [{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}], {"foo": {"bar": "baz"}, "qux": {"thud": "fred"}}),
+    (
+        {"foo": {"bar": "baz", "waldo": "fred"}, "qux": {}},
+        [{"op": "move", "from": "/foo/waldo", "path": "/qux/thud"}],
+        {"foo": {"bar": "baz"}, "qux": {"thud": "fred"}},
+    ),
     ({"foo": ["all", "grass", "cows", "eat"]}, [{"op": "move", "from": "/foo/1", "path": "/foo/3"}], {"foo": ["all", "cows", "eat", "grass"]}),
     ({"foo": ["bar"]}, [{"op": "add", "path": "/foo/-", "value": ["abc"]}], {"foo": ["bar", ["abc"]]}),
     ({"/": 9, "~1": 10}, [{"op": "test", "path": "/~01", "value": 10}], {"/": 9, "~1": 10}),
     ({"a": {"x.io/y": 1}}, [{"op": "replace", "path": "/a/x.io~1y", "value": 2}], {"a": {"x.io/y": 2}}),
     ({"a": [1]}, [{"op": "copy", "from": "/a", "path": "/b"}], {"a": [1], "b": [1]}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("target", "operations", "result"), JSON_PATCHES)
@@ -99,11 +127,24 @@ def test_an_unknown_kind_of_patch_is_an_unsupported_media_type() -> None:
 
 POD = {"metadata": {"name": "a", "namespace": "d", "labels": {"app": "web", "tier": "front"}}, "spec": {"nodeName": "n1"}, "status": {"phase": "Running"}}
 SELECTIONS = [
-    ("app=web", "", True), ("app==web,tier!=back", "", True), ("app=db", "", False), ("app in (web, db)", "", True), ("app notin (web)", "", False),
-    ("gone notin (web)", "", True), ("app", "", True), ("!app", "", False), ("!gone", "", True), ("gone!=x", "", True), ("tier in (a,b),app", "", False),
-    ("", "spec.nodeName=n1", True), ("", "spec.nodeName!=n1", False), ("", "status.phase=Running,metadata.namespace=d", True), ("", "metadata.name=b", False),
-    ("", "spec.nodeName=", False), ("app=web", "spec.nodeName=n2", False),
-]  # fmt: skip
+    ("app=web", "", True),
+    ("app==web,tier!=back", "", True),
+    ("app=db", "", False),
+    ("app in (web, db)", "", True),
+    ("app notin (web)", "", False),
+    ("gone notin (web)", "", True),
+    ("app", "", True),
+    ("!app", "", False),
+    ("!gone", "", True),
+    ("gone!=x", "", True),
+    ("tier in (a,b),app", "", False),
+    ("", "spec.nodeName=n1", True),
+    ("", "spec.nodeName!=n1", False),
+    ("", "status.phase=Running,metadata.namespace=d", True),
+    ("", "metadata.name=b", False),
+    ("", "spec.nodeName=", False),
+    ("app=web", "spec.nodeName=n2", False),
+]
 
 
 @pytest.mark.parametrize(("labels", "fields", "chosen"), SELECTIONS)

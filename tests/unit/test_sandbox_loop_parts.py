@@ -56,11 +56,19 @@ FITS: list[tuple[str, Json, NodeState, tuple[str, ...] | None]] = [
     ("tolerates all", pod(tolerations=[{"operator": "Exists"}]), node(taints=[{"key": "k", "value": "v", "effect": "NoExecute"}]), None),
     (
         "affinity",
-        pod(affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "g", "operator": "Gt", "values": ["3"]}]}]}}}),
+        pod(
+            affinity={
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{"matchExpressions": [{"key": "g", "operator": "Gt", "values": ["3"]}]}]
+                    }
+                }
+            }
+        ),
         node(labels={"g": "4"}),
         None,
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("wish", "state", "reasons"), [row[1:] for row in FITS], ids=[row[0] for row in FITS])
@@ -160,7 +168,7 @@ WRONG_FILES = [
     ({"nodes": [{"name": "a", "cpu": "many"}]}, "not a quantity"),
     ({"nodes": []}, "nodes"),
     ([], "write `nodes:`"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("data", "said"), WRONG_FILES)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.deep
+
 PODS = 1_000 if os.environ.get("HAMI_TEST_DEEP") else 120
 SLOTS = 24
 SEEDS = range(3) if os.environ.get("HAMI_TEST_DEEP") else (1,)

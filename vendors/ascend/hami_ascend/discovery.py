@@ -31,6 +31,8 @@ _LINKS = {1: "system", 2: "host-bridge", 3: "hccs", 4: "pcie-multi-switch", 5: "
 _SIO = 6
 
 _seen: dict[Address, Chip] = {}
+_nameless: set[Address] = set()
+"""Chips that were warned of."""
 
 
 def devices(host: Host) -> Iterator[Device]:
@@ -41,7 +43,8 @@ def devices(host: Host) -> Iterator[Device]:
         try:
             _seen[address] = driver.chip(address)
         except DcmiError as error:
-            if address not in _seen:
+            if address not in _seen and address not in _nameless:
+                _nameless.add(address)
                 log.warning("card %d, chip %d does not answer and was never seen, so it has no identity: %s", address.card, address.chip, error)
     chips = sorted(_seen.values(), key=lambda chip: chip.logic_id)
     yield from (_device(chip, chips, host) for chip in chips)
@@ -53,11 +56,13 @@ def health(known: Sequence[Device]) -> Mapping[str, Health]:
 
 
 def usage(known: Sequence[Device]) -> Iterator[Usage]:
-    """What DCMI measures on each healthy chip."""
+    """What DCMI measures on each chip; nothing on one that has just been lost."""
     for device in known:
-        if device.health.ok:
-            address = _address(device)
+        address = _address(device)
+        try:
             yield Usage(device_id=device.id, memory_used_bytes=driver.memory(address)[1] * MIB, core_busy_percent=driver.busy_percent(address))
+        except DcmiError:
+            yield Usage(device_id=device.id)
 
 
 def _device(chip: Chip, chips: Sequence[Chip], host: Host) -> Device:
@@ -79,7 +84,7 @@ def _device(chip: Chip, chips: Sequence[Chip], host: Host) -> Device:
 def device_class(chip: Chip, interceptor: bool) -> DeviceClass:
     """How chips like this one may be shared. `interceptor`: this node has the library that holds soft shares."""
     model = names.model(chip.name)
-    cut = partition.CUTS.get(model)
+    cut = partition.cut(model, chip.aicores)
     modes = (Mode(name="whole", isolation=HARD), Mode(name="share", isolation=enforce.share_isolation(interceptor)))
     profiles = partition.profiles(cut, chip.aicores) if cut else ()
     aicpus = chip.aicpus if chip.aicpus is not None or cut is None else cut.aicpus

@@ -32,7 +32,7 @@ ABSENT = 0xFFFFFFFF
 MAX_CARDS = 64
 MAX_ERROR_CODES = 128
 
-S = TypeVar("S", bound=ctypes.Structure)
+A = TypeVar("A", bound="ctypes.Structure | ctypes._SimpleCData[int]")
 
 
 class DcmiError(Exception):
@@ -74,12 +74,6 @@ class DdrInfo(ctypes.Structure):
     ]  # fmt: skip
 
 
-class BaseResource(ctypes.Structure):
-    _fields_: ClassVar = [
-        ("token", c_ulonglong), ("token_max", c_ulonglong), ("task_timeout", c_ulonglong), ("vfg_id", c_uint), ("vip_mode", c_ubyte), ("reserved", c_ubyte * 31),
-    ]  # fmt: skip
-
-
 class ComputingResource(ctypes.Structure):
     _fields_: ClassVar = [
         ("aic", c_float), ("aiv", c_float), *((name, c_ushort) for name in ("dsa", "rtsq", "acsq", "cdqm", "c_core", "ffts", "sdma", "pcie_dma")),
@@ -88,14 +82,10 @@ class ComputingResource(ctypes.Structure):
     ]  # fmt: skip
 
 
-class MediaResource(ctypes.Structure):
-    _fields_: ClassVar = [*((name, c_float) for name in ("jpegd", "jpege", "vpc", "vdec", "pngd", "venc")), ("reserved", c_ubyte * 32)]
-
-
 class SocTotals(ctypes.Structure):
     _fields_: ClassVar = [
         ("vdev_num", c_uint), ("vdev_id", c_uint * 32), ("vfg_num", c_uint), ("vfg_bitmap", c_uint),
-        ("base", BaseResource), ("computing", ComputingResource), ("media", MediaResource),
+        ("base", c_ulonglong * 8), ("computing", ComputingResource), ("media", c_ubyte * 56),
     ]  # fmt: skip
 
 
@@ -149,8 +139,8 @@ def call(function: str, *arguments: Any) -> None:
         raise DcmiError(function, code)
 
 
-def ask(function: str, address: Address, answer: S, *arguments: Any) -> S | None:
-    """One call that fills a structure; None where the chip does not have that fact."""
+def ask(function: str, address: Address, answer: A, *arguments: Any) -> A | None:
+    """One call about a chip that fills `answer`, its last argument; None where the chip does not have that fact."""
     try:
         call(function, address.card, address.chip, *arguments, byref(answer))
     except DcmiError as error:
@@ -188,7 +178,7 @@ def chip(address: Address) -> Chip:
         phy_id=phy_id.value,
         memory_mib=memory(address)[0],
         pci_address=_pci_address(address),
-        serial=elabel and elabel.serial_number.decode() or None,
+        serial=(elabel.serial_number.decode() or None) if elabel else None,
         cpus=_cpus(address),
     )
 
@@ -205,14 +195,8 @@ def memory(address: Address) -> tuple[int, int]:
 
 def busy_percent(address: Address) -> float | None:
     """Share of the AI cores in use."""
-    rate = c_uint()
-    try:
-        call("dcmi_get_device_utilization_rate", address.card, address.chip, AICORE, byref(rate))
-    except DcmiError as error:
-        if error.code in UNSUPPORTED:
-            return None
-        raise
-    return float(rate.value)
+    rate = ask("dcmi_get_device_utilization_rate", address, c_uint(), AICORE)
+    return None if rate is None else float(rate.value)
 
 
 def health(address: Address) -> tuple[int, tuple[int, ...]]:
@@ -228,14 +212,8 @@ def health(address: Address) -> tuple[int, tuple[int, ...]]:
 @cache
 def topology(first: Address, second: Address) -> int | None:
     """How two chips are joined (DCMI_TOPO_TYPE_…); it does not change while the machine runs. None: unsupported."""
-    answer = c_int()
-    try:
-        call("dcmi_get_topo_info_by_device_id", first.card, first.chip, second.card, second.chip, byref(answer))
-    except DcmiError as error:
-        if error.code in UNSUPPORTED:
-            return None
-        raise
-    return answer.value
+    answer = ask("dcmi_get_topo_info_by_device_id", first, c_int(), second.card, second.chip)
+    return None if answer is None else answer.value
 
 
 def _chips_on(card: int) -> int:
@@ -257,25 +235,16 @@ def _is_npu(address: Address) -> bool:
 def _aicpus(address: Address) -> int | None:
     """AI CPUs that vNPUs can have, from the driver's own totals. It answers them only where vNPUs can be made."""
     totals = SocTotals()
-    found = ask("dcmi_get_device_info", address, _with_size(totals), VDEV_MANAGEMENT, VDEV_TOTALS, byref(totals))
-    return None if found is None else int(totals.computing.device_aicpu) or None
-
-
-def _with_size(buffer: ctypes.Structure) -> Any:
-    return c_uint(ctypes.sizeof(buffer))
+    size = ask("dcmi_get_device_info", address, c_uint(ctypes.sizeof(totals)), VDEV_MANAGEMENT, VDEV_TOTALS, byref(totals))
+    return None if size is None else int(totals.computing.device_aicpu) or None
 
 
 def _pci_address(address: Address) -> str | None:
     pcie = ask("dcmi_get_device_pcie_info_v2", address, PcieInfo())
-    return pcie and f"{pcie.domain:04x}:{pcie.bus:02x}:{pcie.slot:02x}.{pcie.function:x}"
+    return None if pcie is None else f"{pcie.domain:04x}:{pcie.bus:02x}:{pcie.slot:02x}.{pcie.function:x}"
 
 
 def _cpus(address: Address) -> str | None:
-    text, length = ctypes.create_string_buffer(1024), c_int(1024)
-    try:
-        call("dcmi_get_affinity_cpu_info_by_device_id", address.card, address.chip, text, byref(length))
-    except DcmiError as error:
-        if error.code in UNSUPPORTED:
-            return None
-        raise
-    return text.value.decode() or None
+    text = ctypes.create_string_buffer(1024)
+    length = ask("dcmi_get_affinity_cpu_info_by_device_id", address, c_int(len(text)), text)
+    return None if length is None else text.value.decode() or None

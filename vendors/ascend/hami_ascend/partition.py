@@ -29,25 +29,33 @@ class Template:
 
 @dataclass(frozen=True)
 class Cut:
-    """How a chip is cut into vNPUs: its templates, and the totals that their sums must not pass."""
+    """How a chip is cut into vNPUs. The sums of AI cores, AI CPUs and memory must not pass what the driver counts."""
 
     templates: tuple[Template, ...]
-    aicores: int
     aicpus: int = 0
+    """AI CPUs of the chip, for drivers that do not tell."""
     most: int | None = None
     """vNPUs on one chip at most."""
 
 
 _B3 = (Template("vir05_1c_16g", 16384, 5, 1), Template("vir10_3c_32g", 32768, 10, 3))
 CUTS: dict[str, Cut] = {
-    "910A": Cut((Template("vir02", 2184, 2), Template("vir04", 4369, 4), Template("vir08", 8738, 8), Template("vir16", 17476, 16)), 30, most=15),
-    "910B2": Cut((Template("vir03_1c_8g", 8192, 3, 1), Template("vir06_1c_16g", 16384, 6, 1), Template("vir12_3c_32g", 32768, 12, 3)), 24, 6),
-    "910B3": Cut(_B3, 20, 7),
-    "910B4-1": Cut(_B3, 20, 7),
-    "910B4": Cut((Template("vir05_1c_8g", 8192, 5, 1), Template("vir10_3c_16g", 16384, 10, 3)), 20, 7),
-    "910C": Cut(_B3, 20, 7),
-    "310P3": Cut((Template("vir01", 3072, 1, 1), Template("vir02", 6144, 2, 2), Template("vir04", 12288, 4, 4)), 8, 7, most=7),
+    "910A": Cut((Template("vir02", 2184, 2), Template("vir04", 4369, 4), Template("vir08", 8738, 8), Template("vir16", 17476, 16)), most=15),
+    "910B2": Cut((Template("vir03_1c_8g", 8192, 3, 1), Template("vir06_1c_16g", 16384, 6, 1), Template("vir12_3c_32g", 32768, 12, 3)), 6),
+    "910B3": Cut(_B3, 7),
+    "910B4-1": Cut(_B3, 7),
+    "910B4": Cut((Template("vir05_1c_8g", 8192, 5, 1), Template("vir10_3c_16g", 16384, 10, 3)), 7),
+    "910C": Cut(_B3, 7),
+    "310P3": Cut((Template("vir01", 3072, 1, 1), Template("vir02", 6144, 2, 2), Template("vir04", 12288, 4, 4)), 7, most=7),
 }
+
+
+_TRAINING_910C = Cut((Template("vir06_1c_16g", 16384, 6, 1), Template("vir12_3c_32g", 32768, 12, 3)), 7)
+
+
+def cut(model: str, aicores: int) -> Cut | None:
+    """How this chip is cut; None where nothing is known. A 910C for training counts its AI cores in 24s and has templates to match."""
+    return _TRAINING_910C if model == "910C" and aicores % 24 == 0 else CUTS.get(model)
 
 
 def profiles(cut: Cut, aicores: int) -> tuple[PartitionProfile, ...]:

@@ -25,6 +25,8 @@ _GOOD, _DEVICE_GOOD, _DRIVER_RUNNING = 1, 1, 4
 """cndevGetCardHealthState."""
 
 _seen: dict[str, Card] = {}
+_nameless: set[int] = set()
+"""Cards that were warned of."""
 
 
 def devices(host: Host) -> Iterator[Device]:
@@ -36,7 +38,8 @@ def devices(host: Host) -> Iterator[Device]:
             card = driver.card(index)
             _seen[card.uuid] = card
         except CndevError as error:
-            if all(seen.index != index for seen in _seen.values()):
+            if index not in _nameless and all(seen.index != index for seen in _seen.values()):
+                _nameless.add(index)
                 log.warning("card %d does not answer and was never seen, so it has no identity: %s", index, error)
     yield from (_device(card, host) for card in sorted(_seen.values(), key=lambda card: card.index))
 
@@ -47,11 +50,13 @@ def health(known: Sequence[Device]) -> Mapping[str, Health]:
 
 
 def usage(known: Sequence[Device]) -> Iterator[Usage]:
-    """What CNDev measures on each healthy card."""
+    """What CNDev measures on each card; nothing on one that has just been lost."""
     for device in known:
-        if device.health.ok:
+        try:
             used = driver.memory_used_mib(uuid(device)) * MIB
             yield Usage(device_id=device.id, memory_used_bytes=used, core_busy_percent=driver.busy_percent(uuid(device)))
+        except CndevError:
+            yield Usage(device_id=device.id)
 
 
 def uuid(device: Device) -> str:

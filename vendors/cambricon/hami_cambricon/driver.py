@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 PATHS = ("libcndev.so", "/usr/local/neuware/lib64/libcndev.so", "/usr/lib64/libcndev.so")
 """Where the library is looked for: the linker's own path first, then where the driver puts it."""
 
-NO_DRIVER, NOT_SUPPORTED, NO_DEVICES, TOO_SMALL = 1, 10, 12, 9
+NO_DRIVER, INVALID_DEVICE, TOO_SMALL, NOT_SUPPORTED, NO_DEVICES, NOT_FOUND = 1, 6, 9, 10, 12, 14
 _VERSION = 6
 """CNDEV_VERSION_6."""
 ENABLED = 1
@@ -199,6 +199,16 @@ def handle(uuid: str) -> int:
     return device.value
 
 
+def find(uuid: str) -> int | None:
+    """As `handle`; None where the driver does not list the card."""
+    try:
+        return handle(uuid)
+    except CndevError as error:
+        if error.code in (INVALID_DEVICE, NOT_FOUND):
+            return None
+        raise
+
+
 def card(index: int) -> Card:
     """All facts of one card. Raises `CndevError` when it does not answer."""
     opened, found = library(), c_int32()
@@ -213,10 +223,10 @@ def card(index: int) -> Card:
         uuid=get("cndevGetUUID", Uuid(), device).uuid.decode(),
         product=name.decode(),
         memory_mib=get("cndevGetMemoryUsageV2", MemoryV2(), device).total_mb,
-        slot=pcie and pcie.slot,
+        slot=pcie.slot if pcie else None,
         numa_node=numa.node if numa is not None and numa.node >= 0 else None,
-        pci_address=pcie and f"{pcie.domain:04x}:{pcie.bus:02x}:{pcie.device:02x}.{pcie.function:x}",
-        serial=sn and f"{sn.sn:x}",
+        pci_address=f"{pcie.domain:04x}:{pcie.bus:02x}:{pcie.device:02x}.{pcie.function:x}" if pcie else None,
+        serial=f"{sn.sn:x}" if sn else None,
         board=f"{sn.motherboard:x}" if sn and sn.motherboard else None,
         smlu=ask("cndevGetSMLUMode", Switch(), device) is not None,
         link_peers=tuple(_link_peers(device)),

@@ -23,9 +23,11 @@ def made(grant: Grant, devices: Sequence[Device]) -> Mapping[str, tuple[str, ...
 
 
 def destroy(grant: Grant, devices: Sequence[Device]) -> None:
-    """Undo `made`; nothing happens where nothing is left. Raises `CndevError`."""
+    """Undo `made`; nothing happens where nothing is left: a card that has left the bus took its instances along. Raises `CndevError`."""
     for device, _ in _smlu(grant, devices):
-        handle = driver.handle(uuid(device))
+        handle = driver.find(uuid(device))
+        if handle is None:
+            continue
         for instance in _named(handle, name(grant, device)):
             driver.destroy_smlu_instance(handle, int(device.identity("slot") or 0), instance)
 

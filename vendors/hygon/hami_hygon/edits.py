@@ -19,8 +19,7 @@ def for_grant(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
     mounts = [Mount(host_path=DRIVER, container_path="/opt/hygondriver"), Mount(host_path="/opt/hyhal", container_path="/opt/hyhal")]
     for held, device in zip(grant.devices, devices, strict=True):
         if held.offer.mode != "whole":
-            vdevs.make(grant, held, device)
-            mounts.append(Mount(host_path=grant.directory, container_path="/etc/vdev/docker/"))
+            mounts.append(Mount(host_path=str(vdevs.make(grant, held, device)), container_path="/etc/vdev/docker/"))
     nodes = (*CONTROL_NODES, *(node for device in devices for node in _nodes(device)))
     return ContainerEdits(mounts=tuple(mounts), device_nodes=tuple(DeviceNode(path=path, permissions="rwm") for path in nodes))
 

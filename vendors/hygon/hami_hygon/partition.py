@@ -14,17 +14,18 @@ from hami_framework import MIB, Cost, DeviceClass, DeviceRequest, Limit, Offer, 
 def offers(device_class: DeviceClass, request: DeviceRequest) -> Iterator[Offer | Rejection]:
     """One offer, or the reason why there is none."""
     capacity = device_class.capacity
-    memory_bytes = capacity.memory_bytes if request.memory_bytes is None else round_up(request.memory_bytes, MIB)
-    entire = memory_bytes == capacity.memory_bytes and request.core_percent in (None, 100)
+    wanted = request.memory_bytes or capacity.memory_bytes
+    memory_bytes = min(round_up(wanted, MIB), capacity.memory_bytes)
+    entire = wanted == capacity.memory_bytes and request.core_percent in (None, 100)
     mode = request.mode or ("whole" if entire else "vdcu" if request.core_percent else "vdcu-memory")
     if request.profile:
         yield Rejection(reason=Reason.PROFILE_UNKNOWN, wanted=request.profile, hint="DCUs have no named profiles: ask for memory and cores")
     elif device_class.mode(mode) is None:
         known = ", ".join(own.name for own in device_class.modes)
         yield Rejection(reason=Reason.MODE_UNSUPPORTED, wanted=mode, hint=f"{device_class.model} can be used as: {known}")
-    elif memory_bytes > capacity.memory_bytes:
+    elif wanted > capacity.memory_bytes:
         hint = "ask for less memory per card"
-        yield Rejection(reason=Reason.NOT_OFFERED, dimension="memory_bytes", wanted=memory_bytes, free=capacity.memory_bytes, hint=hint)
+        yield Rejection(reason=Reason.NOT_OFFERED, dimension="memory_bytes", wanted=wanted, free=capacity.memory_bytes, hint=hint)
     elif mode == "whole":
         yield whole(capacity.memory_bytes)
     elif request.count > 1:

@@ -27,13 +27,17 @@ def use(host: Host) -> None:
     _hosts[:] = [host]
 
 
-def make(grant: Grant, held: DeviceGrant, device: Device) -> None:
-    """Write the vDCU's files, for the container and for the host. The same grant keeps its numbers."""
+def make(grant: Grant, held: DeviceGrant, device: Device) -> Path:
+    """Write the vDCU's files, for the container and for the host; returns the container's directory. The same grant keeps its numbers."""
     directory = _directory()
+    directory.mkdir(parents=True, exist_ok=True)
     number = _claim(directory, _owner(grant))
     pipe = _pipe(directory, number, device)
     _write(directory / f"vdev{number}.conf", _conf(held, device, number=number, pipe=pipe, card=device.index))
-    _write(Path(grant.directory) / "vdev0.conf", _conf(held, device, number=number, pipe=pipe, card=0))
+    own = _own_directory(grant)
+    own.mkdir(exist_ok=True)
+    _write(own / "vdev0.conf", _conf(held, device, number=number, pipe=pipe, card=0))
+    return own
 
 
 def release(grant: Grant) -> None:
@@ -43,15 +47,18 @@ def release(grant: Grant) -> None:
         if owner == _owner(grant):
             (directory / f"vdev{number}.conf").unlink(missing_ok=True)
             (directory / f"vdev{number}.owner").unlink()
-    (Path(grant.directory) / "vdev0.conf").unlink(missing_ok=True)
+    (_own_directory(grant) / "vdev0.conf").unlink(missing_ok=True)
+
+
+def _own_directory(grant: Grant) -> Path:
+    """Where the container's file lies, by itself: the driver reads the whole directory."""
+    return Path(grant.directory) / "vdev"
 
 
 def _directory() -> Path:
     if not _hosts:
         raise RuntimeError("no discovery has run in this worker yet, so the host's files are not known; try again")
-    directory = _hosts[0].path("/etc/vdev")
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+    return _hosts[0].path("/etc/vdev")
 
 
 def _owner(grant: Grant) -> str:

@@ -94,19 +94,21 @@ def test_the_file_that_the_driver_reads(cards, stage, tmp_path, units, low, high
     held = grant(tmp_path, "a", cards[3], offer, hex(units))
     edits = hami_hygon.hami_allocate(grant=held, devices=[cards[3]])
     expected = f"PciBusId: 0000:3f:00.0\ncu_mask: {low}\ncu_mask: {high}\ncu_count: {count}\nmem: 8192 MiB\ndevice_id: 0\nvdev_id: 0\npipe_id: 0\nenable: 1\n"
-    assert (tmp_path / "a/vdev0.conf").read_text() == expected
+    assert (tmp_path / "a/vdev/vdev0.conf").read_text() == expected
     assert (stage.root / "etc/vdev/vdev0.conf").read_text() == expected.replace("device_id: 0", "device_id: 3")
-    assert ("/etc/vdev/docker/", str(tmp_path / "a"), True) in {(mount.container_path, mount.host_path, mount.read_only) for mount in edits.mounts}
+    assert ("/etc/vdev/docker/", str(tmp_path / "a/vdev"), True) in {(mount.container_path, mount.host_path, mount.read_only) for mount in edits.mounts}
 
 
-def test_what_the_container_sees(cards, tmp_path):
+def test_what_the_container_sees(cards, stage, tmp_path):
     (offer,) = partition(cards[0])
     card = msgspec.structs.replace(cards[0], identities=(*cards[0].identities, ("card", "2")))
     edits = hami_hygon.hami_allocate(grant=grant(tmp_path, "a", card, offer), devices=[card])
     assert [node.path for node in edits.device_nodes] == ["/dev/kfd", "/dev/mkfd", "/dev/dri/card2", "/dev/dri/renderD130"]
     assert {node.permissions for node in edits.device_nodes} == {"rwm"}
     assert [mount.container_path for mount in edits.mounts] == ["/opt/hygondriver", "/opt/hyhal"]
+    hami_hygon.hami_release(grant=grant(tmp_path, "a", card, offer))
     assert list((tmp_path / "a").iterdir()) == []
+    assert not (stage.root / "etc").exists()
 
 
 def test_numbers_are_unique_kept_and_given_back(cards, stage, tmp_path):
@@ -120,7 +122,7 @@ def test_numbers_are_unique_kept_and_given_back(cards, stage, tmp_path):
     def numbers() -> list[tuple[str, str]]:
         for held, card in holders:
             hami_hygon.hami_allocate(grant=held, devices=[card])
-        lines = [(Path(held.directory) / "vdev0.conf").read_text().splitlines() for held, _ in holders]
+        lines = [(Path(held.directory) / "vdev/vdev0.conf").read_text().splitlines() for held, _ in holders]
         return [(line[6], line[7]) for line in lines]
 
     first = numbers()
@@ -139,7 +141,7 @@ def test_a_claim_survives_a_crash_before_the_files(cards, stage, tmp_path):
     (offer,) = partition(cards[0], memory_bytes=GIB)
     for uid, number in (("b", 1), ("a", 0)):
         hami_hygon.hami_allocate(grant=grant(tmp_path, uid, cards[0], offer), devices=[cards[0]])
-        assert f"vdev_id: {number}\n" in (tmp_path / uid / "vdev0.conf").read_text()
+        assert f"vdev_id: {number}\n" in (tmp_path / uid / "vdev/vdev0.conf").read_text()
 
 
 def test_a_card_has_twenty_pipes(cards, stage, tmp_path):

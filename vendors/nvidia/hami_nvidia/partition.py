@@ -13,25 +13,28 @@ from hami_framework import MIB, DeviceClass, DeviceRequest, Limit, Offer, Partit
 
 EXCLUSIVE_PERCENT = 100
 """All of the compute means nobody else on the GPU, as in HAMi."""
+TURN_MIG_OFF = "turn MIG off on this GPU (nvidia-smi -mig 0) to use it whole or shared"
+WITHOUT_MIG = "the GPU can be shared without MIG: ask for nvidia.com/gpu and nvidia.com/gpumem, for no profile or mode"
 
 
 def offers(device_class: DeviceClass, request: DeviceRequest) -> Iterator[Offer | Rejection]:
     """Offers, best first, or the reason why there are none."""
+    memory_bytes = device_class.capacity.memory_bytes
+    wanted = request.memory_bytes or memory_bytes
+    entire = request.whole or (wanted == memory_bytes and request.core_percent == EXCLUSIVE_PERCENT)
     only_mig = device_class.mode("whole") is None
-    mode = request.mode or ("mig" if only_mig or request.profile else "whole" if request.whole else "share")
-    capacity = device_class.capacity
-    wanted = capacity.memory_bytes if request.memory_bytes is None else round_up(request.memory_bytes, MIB)
+    mode = request.mode or ("mig" if only_mig or request.profile else "whole" if entire else "share")
     if device_class.mode(mode) is None:
         known = ", ".join(own.name for own in device_class.modes)
         yield Rejection(reason=Reason.MODE_UNSUPPORTED, wanted=mode, hint=f"{device_class.model} can be used as: {known}")
-    elif wanted > capacity.memory_bytes:
-        yield Rejection(reason=Reason.NOT_OFFERED, dimension="memory_bytes", wanted=wanted, free=capacity.memory_bytes, hint="ask for less memory per GPU")
+    elif wanted > memory_bytes:
+        yield Rejection(reason=Reason.NOT_OFFERED, dimension="memory_bytes", wanted=wanted, free=memory_bytes, hint="ask for less memory per GPU")
     elif mode == "mig":
         yield from _mig(device_class, request, only_mig)
     elif mode == "whole":
-        yield whole(capacity.memory_bytes)
+        yield whole(memory_bytes)
     else:
-        yield _share(wanted, request.core_percent)
+        yield _share(min(round_up(wanted, MIB), memory_bytes), request.core_percent or None)
 
 
 def _share(memory_bytes: int, core_percent: int | None) -> Offer:
@@ -47,7 +50,7 @@ def _mig(device_class: DeviceClass, request: DeviceRequest, only_mig: bool) -> I
         yield Rejection(reason=Reason.PROFILE_UNKNOWN, wanted=request.profile, hint=f"{device_class.model} has the MIG profiles {known}")
         return
     if device_class.fact("mig-creation") != "yes":
-        hint = "turn MIG off on this GPU (nvidia-smi -mig 0) to use it whole or shared" if only_mig else "leave the mode out: the GPU can be shared without MIG"
+        hint = TURN_MIG_OFF if only_mig else WITHOUT_MIG
         yield Rejection(reason=Reason.MODE_UNSUPPORTED, wanted="mig", hint=hint, message="this version of hami-framework-nvidia does not make MIG instances")
         return
     fitting = [profile for profile in device_class.profiles if _serves(profile, request)]

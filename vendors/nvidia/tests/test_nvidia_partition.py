@@ -34,8 +34,19 @@ def test_offers(gpus):
     assert odd.cost.memory_bytes == 2 * MIB
     (all_cores,) = partition(gpus[0], memory_bytes=1 * GIB, core_percent=100)
     assert all_cores.exclusive
+    (both,) = partition(gpus[0], memory_bytes=40 * GIB, core_percent=100)
+    assert (both.mode, both.exclusive) == ("whole", True)
+    (no_limit,) = partition(gpus[0], memory_bytes=1 * GIB, core_percent=0)
+    assert no_limit.limit.core_percent is None
     (everything,) = partition(gpus[0], mode="share")
     assert (everything.mode, everything.cost.memory_bytes) == ("share", 40 * GIB)
+
+
+def test_all_memory_of_a_gpu_whose_memory_is_no_multiple_of_a_mib(gpus):
+    odd = msgspec.structs.replace(gpus[0].device_class.capacity, memory_bytes=40 * GIB - 1000)
+    gpu = msgspec.structs.replace(gpus[0], device_class=msgspec.structs.replace(gpus[0].device_class, capacity=odd))
+    (share,) = partition(gpu, memory_bytes=odd.memory_bytes)
+    assert share.cost.memory_bytes == odd.memory_bytes
 
 
 @pytest.mark.parametrize(

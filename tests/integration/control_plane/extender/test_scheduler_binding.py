@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 from typing import Any
 
 import pytest
 
 from hami_framework.codec.grants import GRANT_ANNOTATION, decode_grant
+
+pytestmark = pytest.mark.deep
 
 TWELVE_GIB_MIB = 12 * 1024
 """On a 16 GiB device only one such pod fits."""
@@ -151,14 +155,15 @@ async def test_a_pod_filtered_before_a_restart_can_be_bound(cluster: Any) -> Non
     assert cluster.stored("p")["spec"]["nodeName"] == "n1"
 
 
-async def test_many_pods_at_once_never_overfill_a_device(api: Any, cluster: Any) -> None:
+@pytest.mark.parametrize("seed", range(25 if os.environ.get("HAMI_TEST_DEEP") else 2))
+async def test_many_pods_at_once_never_overfill_a_device(api: Any, cluster: Any, seed: int) -> None:
     """Every pod gets through or is told; faults of every kind in between; what is promised is what is bound."""
     for number in range(4):
         cluster.node(f"n{number}", devices=2)
     nodes = [f"n{number}" for number in range(4)]
-    faults = ["403", "429", "before-500", "before-reset", "after-500", "after-reset"]
-    for number in range(18):
-        api.order_fault("POST", f"/pods/p{number * 2}/binding", faults[number % len(faults)])
+    chance = random.Random(seed)
+    for number in chance.sample(range(40), 18):
+        api.order_fault("POST", f"/pods/p{number}/binding", chance.choice(["403", "429", "before-500", "before-reset", "after-500", "after-reset"]))
     pods = [cluster.pod(f"p{number}", 4096) for number in range(40)]
     async with cluster.extender(settle_seconds=0.3):
 

@@ -105,6 +105,30 @@ async def test_explain_says_why_and_with_which_figures(api: Any, cluster: Any) -
     assert told["nodes"]["n1"]["final"] is False
 
 
+async def test_a_pod_is_told_once_for_each_kind_of_trouble(api: Any, cluster: Any) -> None:
+    for name, resident_gib in (("n1", 15), ("n2", 13)):
+        cluster.node(name)
+        cluster.granted_pod(f"resident-{name}", f"u-{name}", name, memory_bytes=resident_gib << 30)
+    pod = cluster.pod("p", 4096)
+
+    async def told() -> list[str]:
+        await cluster.until(lambda: cluster.scheduler.events.idle)
+        return [event["message"] for event in api.collections.get("events", {}).values()]
+
+    async with cluster.extender():
+        for _ in range(4):
+            await cluster.filter(pod, ["n1", "n2"])
+        [message] = await told()
+        assert message.startswith("0 of 2 nodes can take it: [memory] 2 nodes, nearest n2: ")
+        cluster.node("n1", health=Health(state="unhealthy", reason="fell off the bus"))
+        await cluster.until(lambda: not cluster.scheduler.state.inventory_of["n1"].devices[0].health.ok)
+        for _ in range(4):
+            await cluster.filter(pod, ["n1", "n2"])
+        messages = await told()
+    assert len(messages) == 2
+    assert any("fell off the bus" in message for message in messages)
+
+
 async def test_prioritize_scores_every_node_from_0_to_10(cluster: Any) -> None:
     for name in ("n1", "n2", "n3"):
         cluster.node(name)
