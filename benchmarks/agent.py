@@ -167,10 +167,10 @@ async def _pod(client: KubeClient, number: int) -> None:
     await client.call(client.create, path("pods", namespace="default", name=name, subresource="binding"), binding)
 
 
-async def _until(holds: Callable[[], Any], since: float, seconds: float = 60.0) -> float:
+async def _until(holds: Callable[[], Any], since: float, seconds: float = 30.0) -> float:
     while not holds():
         if time.monotonic() - since > seconds:
-            raise TimeoutError(f"not within {seconds} s")
+            raise TimeoutError(f"not within {seconds} s; is the machine busy?")
         await asyncio.sleep(0.002)
     return time.monotonic() - since
 

@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--worker-env", action="append", default=[], metavar="VENDOR:KEY=VALUE", help="environment of one vendor's worker; repeatable")
     own.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE", help="load a vendor from one file; repeatable")
     own.add_argument("--allow", action="append", metavar="NAME", help="load these vendors only; repeatable")
-    own.add_argument("--memory-overcommit", type=float, default=1.0, help="as the scheduler extender's for this node (%(default)s)")
-    own.add_argument("--core-overcommit", type=float, default=1.0, help="as the scheduler extender's for this node (%(default)s)")
+    own.add_argument("--memory-overcommit-percent", type=int, default=100, help="as the scheduler extender's for this node (%(default)s)")
+    own.add_argument("--core-overcommit-percent", type=int, default=100, help="as the scheduler extender's for this node (%(default)s)")
     own.add_argument("--wait-seconds", type=float, default=5.0, help="how long a starting container waits for its grant to be visible (%(default)s)")
     own.add_argument("--grace-seconds", type=float, default=30.0, help="how long a forcibly deleted pod keeps its devices (%(default)s)")
     own.add_argument("--boot-id-file", type=Path, default=Path("/proc/sys/kernel/random/boot_id"), help=argparse.SUPPRESS)
@@ -107,7 +107,7 @@ async def _serve_with(pool: WorkerPool, options: argparse.Namespace, began: floa
         limits_path=options.limits_path,
         wait_seconds=options.wait_seconds,
         grace_seconds=options.grace_seconds,
-        overcommit=Overcommit(memory=options.memory_overcommit, cores=options.core_overcommit),
+        overcommit=Overcommit(memory_percent=options.memory_overcommit_percent, core_percent=options.core_overcommit_percent),
     )
     agent = Agent(places, pool, KubeCluster(lambda: connect(options.kubeconfig)))
     pool.on_change = agent.changed

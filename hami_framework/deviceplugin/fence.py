@@ -18,10 +18,10 @@ _REASONS = {"memory_bytes": Reason.MEMORY, "core_percent": Reason.CORES, "shares
 
 
 class Overcommit(Value, frozen=True, kw_only=True):
-    """How far above its hardware a node may be promised; the same factors as the extender's for this node."""
+    """How much of its hardware a node may promise, in percent; the same figures as the extender's for this node."""
 
-    memory: float = 1.0
-    cores: float = 1.0
+    memory_percent: int = 100
+    core_percent: int = 100
 
 
 def check(pod: PodGrant, live: Iterable[PodGrant], devices: Mapping[str, Device], overcommit: Overcommit) -> tuple[Rejection, ...]:
@@ -75,10 +75,10 @@ def _check_company(device: Device, own: Sequence[DeviceGrant], neighbours: Seque
 
 
 def _modes_agree(device: Device, one: str, other: str) -> bool:
-    if one == other:
-        return True
-    mode = device.device_class.mode(one)
-    return mode is not None and other in mode.coexists
+    """Equal modes do; different ones when either says that it bears the other."""
+    return one == other or any(
+        mode is not None and name in mode.coexists for mode, name in ((device.device_class.mode(one), other), (device.device_class.mode(other), one))
+    )
 
 
 def _peak(pod: PodGrant, device_id: str) -> Dimensions:
@@ -105,8 +105,8 @@ def _cost(grant: DeviceGrant) -> Dimensions:
 def _capacity(device: Device, overcommit: Overcommit) -> Dimensions:
     capacity = device.device_class.capacity
     amounts = {
-        "memory_bytes": int(capacity.memory_bytes * overcommit.memory),
-        "core_percent": int(capacity.core_percent * overcommit.cores),
+        "memory_bytes": capacity.memory_bytes * overcommit.memory_percent // 100,
+        "core_percent": capacity.core_percent * overcommit.core_percent // 100,
         "shares": capacity.shares,
         "units": capacity.units,
         "line": capacity.line,

@@ -31,6 +31,8 @@ CALL_SECONDS = 5.0
 STREAM_SECONDS = 1.0
 """kubelet opens the stream within milliseconds of a registration; after so long without one, we register again."""
 
+STOP_SECONDS = 2.0
+
 LONGEST_SOCKET_PATH = 107
 """`sun_path` of a unix socket, less the closing zero."""
 
@@ -93,14 +95,14 @@ class Registrar:
         """Stop serving and remove the socket."""
         server, self._server = self._server, None
         if server is not None:
-            await server.stop(None)
+            await _stopped(server)
             if identity_of(self._socket) == self._own:
                 self._socket.unlink(missing_ok=True)
 
     async def _serve(self) -> None:
         """A new server on a new socket; a predecessor's streams end with it."""
         if self._server is not None:
-            await self._server.stop(None)
+            await _stopped(self._server)
         self._socket.unlink(missing_ok=True)
         server = grpc.aio.server()
         stubs.add_DevicePluginServicer_to_server(self.plugin, server)
@@ -127,3 +129,11 @@ class Registrar:
         level = logging.DEBUG if words == self._complaint else logging.WARNING
         self._complaint = words
         log.log(level, "kubelet did not register %s: %s", self.plugin.resource, words)
+
+
+async def _stopped(server: grpc.aio.Server) -> None:
+    """Stop a server, and do not wait for ever: what it served is over either way."""
+    try:
+        await asyncio.wait_for(server.stop(None), STOP_SECONDS)
+    except TimeoutError:
+        log.warning("a gRPC server did not stop within %.0f s; going on without it", STOP_SECONDS)

@@ -50,7 +50,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 DEEP = os.environ.get("HAMI_TEST_DEEP") == "1"
 OPERATIONS = {"total": 0}
-EXAMPLES, STEPS = (250, 50) if DEEP else (12, 30)
+EXAMPLES, STEPS = (300, 50) if DEEP else (12, 30)
 SETTINGS = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
@@ -127,7 +127,7 @@ REQUESTS = st.builds(
     request=st.builds(
         DeviceRequest,
         count=st.sampled_from((1, 1, 1, 2)),
-        memory_bytes=st.none() | st.integers(1, 8),  # no more than the smallest device has: "too large" is a rule of its own
+        memory_bytes=st.sampled_from((None, 1, 1, 2, 2, 3, 4, 5, 6, 8)),  # no more than the smallest device has: "too large" is a rule of its own
         core_percent=st.sampled_from((None, None, 20, 50, 100)),
     ),
     selector=st.builds(
@@ -362,6 +362,13 @@ class Cluster(RuleBasedStateMachine):
         del self.pods[uid]
         self.engine.forget(uid)
         assert self.engine.entry(uid) is None
+
+    @precondition(lambda self: len(self.pods) > 3)
+    @rule(keep=st.integers(1, 5))
+    def many_pods_go(self, keep: int) -> None:
+        for uid in [uid for position, uid in enumerate(sorted(self.pods)) if position % keep == 0]:
+            del self.pods[uid]
+            self.engine.forget(uid)
 
     @precondition(lambda self: self.inventories)
     @rule(containers=CONTAINERS, data=st.data())

@@ -72,6 +72,7 @@ CPU = Offer(mode="share", cost=Cost(counters=(Counter(name="aicpu", amount=4),))
         pytest.param(on(PIPE, units="0x1e"), [on(PIPE, units="0x0f")], ["units"], id="unit bitmaps that overlap"),
         pytest.param(on(cut(1), start=0), [on(share(1))], ["mode-taken"], id="modes that exclude each other"),
         pytest.param(on(share(1)), [on(PIPE, units="0x1")], [], id="modes that may coexist"),
+        pytest.param(on(PIPE, units="0x1"), [on(share(1))], [], id="whichever of them says so"),
     ],
 )  # fmt: skip
 def test_nothing_passes_that_exceeds_the_device(new: DeviceGrant, live: list[DeviceGrant], reasons: list[str]) -> None:
@@ -103,8 +104,8 @@ def test_a_pod_does_not_stand_in_its_own_way() -> None:
 def test_overcommitment_is_the_nodes_to_allow() -> None:
     live = [pod("old", on(share(10 * GIB, 100)))]
 
-    assert check(pod("new", on(share(5 * GIB, 50))), live, DEVICES, Overcommit(memory=1.5, cores=1.5)) == ()
-    assert check(pod("new", on(share(5 * GIB + 1))), live, DEVICES, Overcommit(memory=1.5)) != ()
+    assert check(pod("new", on(share(5 * GIB, 50))), live, DEVICES, Overcommit(memory_percent=150, core_percent=150)) == ()
+    assert check(pod("new", on(share(5 * GIB + 1))), live, DEVICES, Overcommit(memory_percent=150)) != ()
 
 
 def test_a_device_that_is_not_here_is_refused_by_id() -> None:
