@@ -41,6 +41,10 @@ LONGEST_BODY = 3 * 1024 * 1024
 """Bytes; the real server's limit for a request (`MaxRequestBodyBytes`)."""
 
 
+IDLE_SECONDS = 180
+"""How long an idle connection stays open, as the real API server's (`IdleTimeout` of 3 minutes); clients rely on it when they reuse one."""
+
+
 class ApiServer:
     """A Kubernetes API subset. `webhook`: the mutating admission step at pod creation. `definitions`: custom resources served from the start."""
 
@@ -74,7 +78,16 @@ class ApiServer:
         listener.bind((self._host, self._port))
         self._port = listener.getsockname()[1]
         app = Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)])
-        config = uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            timeout_keep_alive=IDLE_SECONDS,
+        )
         self._server = _Server(config)
         self._serving = asyncio.create_task(self._server.serve([listener]), name="sandbox api server")
         while not self._server.started:
