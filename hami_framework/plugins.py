@@ -103,8 +103,8 @@ def find_sources(allow: Sequence[str] | None = None, plugin_files: Sequence[Path
             package, version = (entry.dist.metadata["Name"], entry.dist.version) if entry.dist else ("", "")
             source = Source(vendor=entry.name, target=entry.value, package=package, version=version)
             found.setdefault(entry.name, []).append(source)
-    for path in plugin_files:
-        source = Source(vendor=_file_vendor(path), target=str(path.resolve()), package=path.name, is_file=True)
+    for path in dict.fromkeys(path.resolve() for path in plugin_files):  # settings and flags may name the same file
+        source = Source(vendor=_file_vendor(path), target=str(path), package=path.name, is_file=True)
         found.setdefault(source.vendor, []).append(source)
     problems = [
         Problem(
@@ -129,12 +129,15 @@ def load(source: Source) -> LoadedVendor:
     """Import and check one plugin. Raises `PluginError` with the reason in words."""
     try:
         module = _import_file(source) if source.is_file else importlib.import_module(source.target)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that calls sys.exit while it is imported must not end us
         raise PluginError(source.vendor, "(import)", f"{type(error).__name__}: {error}") from error
     _check_spec_version(source, module)
     _check_signatures(source, module)
     try:
-        return LoadedVendor(source, module)
+        vendor = LoadedVendor(source, module)
+        if not vendor.hooks:
+            raise PluginError(source.vendor, "(hooks)", f"implements none; decorate its functions with @hookimpl, e.g. {', '.join(list(HOOKS)[:3])}")
+        return vendor
     except PluginError:
         raise
     except Exception as error:

@@ -43,10 +43,13 @@ def running_sandbox_file() -> Path:
 def running_sandbox() -> dict[str, Any] | None:
     """What the running sandbox left word of (`api`, `kubeconfig`, `pid`), or None when none runs."""
     try:
-        found: dict[str, Any] = json.loads(running_sandbox_file().read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        found: Any = json.loads(running_sandbox_file().read_text())
+    except (FileNotFoundError, ValueError):
         return None
-    return found if Path(f"/proc/{found['pid']}").exists() else None
+    if not isinstance(found, dict) or not {"api", "kubeconfig", "pid"} <= found.keys():
+        return None  # cut short by a full disk or a kill: nobody can be found by it
+    sandbox: dict[str, Any] = found
+    return sandbox if Path(f"/proc/{sandbox['pid']}").exists() else None
 
 
 def connect(kubeconfig: str | None) -> KubeClient:
@@ -54,7 +57,7 @@ def connect(kubeconfig: str | None) -> KubeClient:
     if kubeconfig is None and (sandbox := running_sandbox()) is not None:
         kubeconfig = sandbox["kubeconfig"]
     try:
-        return KubeClient(credentials.load(kubeconfig))
+        return KubeClient(credentials.load(kubeconfig), on_warning=lambda text: click.echo(f"Warning: {text}", err=True))
     except HamiError as error:
         raise ConfigError(f"no cluster to speak to ({error}); start one with `hami sandbox up`, or name one with --kubeconfig") from error
 
@@ -72,9 +75,12 @@ def list_pods(client: KubeClient, namespace: str | None = None) -> list[dict[str
 
 
 def grant_of(pod: dict[str, Any]) -> PodGrant | None:
-    """The grant in the pod's annotation; None when it has none. Raises `FormatError` with the pod's name."""
+    """The grant in the pod's annotation; None when it has none. Raises `FormatError` with the pod's name.
+
+    Binding writes it. On a pod without a node it was written by somebody else, and promises nothing.
+    """
     text = pod["metadata"].get("annotations", {}).get(GRANT_ANNOTATION)
-    if text is None:
+    if text is None or not pod["spec"].get("nodeName"):
         return None
     try:
         return decode_grant(text)
@@ -82,9 +88,18 @@ def grant_of(pod: dict[str, Any]) -> PodGrant | None:
         raise FormatError(f"pod {pod['metadata']['namespace']}/{pod['metadata']['name']}: {error}") from error
 
 
+def readable_grant(pod: dict[str, Any]) -> PodGrant | None:
+    """As `grant_of`, but a grant that cannot be read is told of and left out: one damaged pod must not hide the others."""
+    try:
+        return grant_of(pod)
+    except FormatError as error:
+        click.echo(f"Warning: {error}", err=True)
+        return None
+
+
 def live_grants(pods: list[dict[str, Any]]) -> list[PodGrant]:
     """The grants that hold something: of pods that have not ended."""
-    grants = (grant_of(pod) for pod in pods if pod.get("status", {}).get("phase") not in FINISHED)
+    grants = (readable_grant(pod) for pod in pods if pod.get("status", {}).get("phase") not in FINISHED)
     return [grant for grant in grants if grant is not None]
 
 

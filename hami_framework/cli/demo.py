@@ -21,6 +21,7 @@ from hami_framework.cli.manifests import Applier, read_manifests
 from hami_framework.errors import ConfigError
 from hami_framework.kube import credentials
 from hami_framework.kube.client import KubeClient, path
+from hami_framework.kube.errors import ApiError
 
 if TYPE_CHECKING:
     from hami_framework.sandbox.cluster import Cluster
@@ -113,9 +114,19 @@ class Demo:
         self._report.say(f"Applied {len(manifests)} manifests written with HAMi's resource names, from {self._examples}.")
 
     async def _kill_an_agent(self) -> None:
-        await self._until(lambda pods: any(pod["spec"].get("nodeName") == VICTIM_NODE for pod in pods), f"no pod was bound to {VICTIM_NODE}")
+        """Once kubelet has admitted what was bound there (before, kubelet itself would fail those pods for good), while containers start or run."""
+
+        def admitted(pods: list[dict[str, Any]]) -> bool:
+            asked = [pod for pod in pods if pod["metadata"]["name"] not in (HOPELESS, WAITING)]
+            return bool(asked) and all("startTime" in pod.get("status", {}) for pod in asked)
+
+        pods = await self._until(admitted, "not all pods were admitted by kubelet")
+        victim = next(pod for pod in pods if pod["spec"].get("nodeName") == VICTIM_NODE and pod["status"].get("phase") == "Running")
         pid = self._cluster.kill_agent(VICTIM_NODE)
-        self._report.say(f"kill -9 of the agent of {VICTIM_NODE} (pid {pid}) while pods start there; it comes back and finishes what it began.")
+        self._report.say(
+            f"kill -9 of the agent of {VICTIM_NODE} (pid {pid}); a container of {victim['metadata']['name']} dies with it and must get its own grant again."
+        )
+        self._cluster.nodes[VICTIM_NODE].kubelet.restart_container(victim["metadata"]["uid"], victim["spec"]["containers"][0]["name"])
 
     async def _settle(self) -> None:
         """All pods run but the hopeless one and the one that waits its turn."""
@@ -154,7 +165,7 @@ class Demo:
     async def _clean_up(self) -> None:
         for plural, group in (("deployments", "apps"), ("jobs", "batch"), ("pods", "")):
             for item in (await asyncio.to_thread(self._client.list, path(plural, group=group, namespace="default")))["items"]:
-                await asyncio.to_thread(self._client.delete, path(plural, group=group, namespace="default", name=item["metadata"]["name"]))
+                await self._delete(path(plural, group=group, namespace="default", name=item["metadata"]["name"]))
         await self._until(lambda pods: not pods, "pods were left after they were deleted")
         self._report.say("\nEverything was deleted.")
         for _ in range(int(SETTLE_SECONDS / 0.2)):
@@ -162,6 +173,14 @@ class Demo:
                 break
             await asyncio.sleep(0.2)
         self._findings += check_nothing_leaked(self._cluster)
+
+    async def _delete(self, address: str) -> None:
+        """What is gone already (a deployment takes its pods with it) is what was wanted."""
+        try:
+            await asyncio.to_thread(self._client.delete, address)
+        except ApiError as error:
+            if not error.not_found:
+                raise
 
     def _find(self, holds: bool, what: str) -> None:
         self._findings.append(Finding(holds=holds, what=what))

@@ -6,6 +6,7 @@ Needs no access to the extender: pods and inventories are all that the engine kn
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 
 from hami_framework.cli.cluster import connect, given, grant_of, kubeconfig_option, list_inventories, list_pods, live_grants, namespace_option
 from hami_framework.codec.pods import read_pod
+from hami_framework.codec.resources import ResourceCatalog
 from hami_framework.codec.words import sentence, summary
 from hami_framework.config import load_settings
 from hami_framework.errors import ConfigError, InvalidRequest
@@ -99,9 +101,21 @@ def why_not(
     except InvalidRequest as error:
         return {"": error.rejections}
     if request.empty:
-        raise ConfigError("the pod asks for no accelerator that an installed package knows; `hami plugins` lists the names")
+        raise ConfigError(_unknown(pod, registry.catalog()))
     verdict = engine.filter(request, None)
     return {} if verdict.feasible else dict(verdict.rejections)
+
+
+def _unknown(pod: dict[str, Any], catalog: ResourceCatalog) -> str:
+    """Words for a pod none of whose resource names is ours: which it uses, and what was perhaps meant."""
+    known = catalog.extended_resources()
+    limits = [container.get("resources", {}).get("limits", {}) for container in pod["spec"].get("containers", ())]
+    foreign = sorted({name for each in limits for name in each if "/" in name})
+    if not foreign:
+        return "the pod asks for no accelerator; something else holds it back: `hami get pods -o wide` shows the scheduler's message"
+    close = [f"{near[0]!r} for {name!r}" for name in foreign if (near := difflib.get_close_matches(name, known, n=1, cutoff=0.8))]
+    hint = f"; did you mean {', '.join(close)}?" if close else "; `hami plugins -o wide` lists the names"
+    return f"no installed vendor package declares {', '.join(foreign)}, so nothing of ours looks after this pod{hint}"
 
 
 def waiting(pod: dict[str, Any], refused: dict[str, tuple[Rejection, ...]]) -> str:

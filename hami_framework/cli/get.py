@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hami_framework.cli.cluster import given, grant_of, kubeconfig_option, list_inventories, list_pods, live_grants, promised
+from hami_framework.cli.cluster import given, kubeconfig_option, list_inventories, list_pods, live_grants, promised, readable_grant
 from hami_framework.cli.show import Row, output_option, show
 from hami_framework.model import ContainerGrant, DeviceGrant, PodGrant, show_bytes
 
@@ -37,7 +37,7 @@ def _pods(client: Any, namespace: str | None) -> list[Row]:
 
 
 def _pod_row(pod: dict[str, Any]) -> Row:
-    grant = grant_of(pod)
+    grant = readable_grant(pod)
     status = pod.get("status", {})
     held = [(container, device) for container in (grant.containers if grant else ()) for device in container.devices]
     return {

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 DAEMONS = {"agent": "hami_framework.deviceplugin.__main__", "scheduler": "hami_framework.scheduler.__main__"}
 """Long-lived processes with option parsers of their own: they must not carry the command line's libraries in memory."""
+
+TRACE = "HAMI_TRACE"
+"""Environment variable: set, a fault of our own is shown with its traceback."""
 
 COMMANDS = {
     "agent": "the node agent: device plugin, grants, container edits",
@@ -35,9 +39,8 @@ def main() -> None:
     from hami_framework.errors import HamiError
 
     try:
-        root.main(standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        status = root.main(standalone_mode=False)  # click hands `Exit` back as its number, and does not raise it
+        sys.exit(status if isinstance(status, int) else 0)
     except click.Abort:
         sys.exit(130)
     except click.ClickException as error:
@@ -46,3 +49,9 @@ def main() -> None:
     except HamiError as error:
         print(f"hami: {error}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get(TRACE):
+            raise
+        print(f"hami: a fault in hami itself, not in what you wrote: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"hami: {TRACE}=1 shows where it happened; please report it", file=sys.stderr)
+        sys.exit(70)  # EX_SOFTWARE of sysexits.h: told apart from an answer of "no"

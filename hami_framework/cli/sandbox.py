@@ -31,7 +31,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--nodes", "nodes_file", required=True, type=EXISTING_FILE, help="YAML: nodes: [{name, machine, …}]; see docs/sandbox.md.")
-@click.option("--api-port", default=0, show_default="any free one", help="Port of the API server on 127.0.0.1.")
+@click.option("--api-port", type=click.IntRange(0, 65535), default=0, show_default="any free one", help="Port of the API server on 127.0.0.1.")
 @click.option("--plugin", "plugin_files", multiple=True, type=EXISTING_FILE, help="A one-file plugin to load beside the installed packages.")
 @click.option("--allow", multiple=True, help="Load only this vendor's package; repeat for more.")
 @click.option("--settings", type=EXISTING_FILE, help="Settings file for the extender.")
@@ -43,6 +43,7 @@ def up(
     nodes_file: Path, api_port: int, plugin_files: tuple[Path, ...], allow: tuple[str, ...], settings: Path | None, directory: Path | None, verbose: bool
 ) -> None:
     """Bring a sandbox up and keep it running until Ctrl-C, SIGTERM or `hami sandbox down`."""
+    from hami_framework.config import load_settings
     from hami_framework.plugins import load_registry
     from hami_framework.sandbox.cluster import Cluster
     from hami_framework.sandbox.nodes import load_nodes
@@ -52,7 +53,10 @@ def up(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if (other := running_sandbox()) is not None:
         raise ConfigError(f"a sandbox is running already (pid {other['pid']}, {other['api']}); end it with `hami sandbox down`")
-    registry = load_registry(allow or None, plugin_files)
+    chosen = load_settings(settings)
+    registry = load_registry(allow or chosen.plugins.allow, (*chosen.plugins.files, *plugin_files), chosen.resources.rename)
+    for problem in registry.problems:
+        click.echo(f"Warning: vendor {problem.vendor}: {problem.what}", err=True)
     specs = load_nodes(nodes_file, registry.machines())
 
     async def run() -> None:
@@ -111,9 +115,9 @@ def apply(sources: tuple[Path, ...], namespace: str, dry_run: bool, kubeconfig: 
             continue
         try:
             click.echo(applier.apply(manifest, namespace))
-        except ApiError as error:
+        except (ApiError, ConfigError) as error:
             failed = True
-            click.echo(f"{where}: {error.message}", err=True)
+            click.echo(f"{where}: {error.message if isinstance(error, ApiError) else error}", err=True)
     if failed:
         raise click.exceptions.Exit(1)
 

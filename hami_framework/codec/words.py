@@ -18,7 +18,7 @@ MEANING: dict[Reason, str] = {
     Reason.COUNT_NOT_ALLOWED: "devices of this kind cannot be had in that number",
     Reason.QUANTITY_INVALID: "the amount cannot be read",
     Reason.PERCENT_INVALID: "the percentage cannot be read",
-    Reason.MEMORY_TOO_LARGE: "no device of any kind has that much memory",
+    Reason.MEMORY_TOO_LARGE: "no device that the request could use has that much memory",
     Reason.SHARE_COUNT_FORBIDDEN: "shares of several devices cannot be had in one container",
     Reason.POLICY_UNKNOWN: "the policy is unknown",
     Reason.ANNOTATION_INVALID: "the annotation cannot be read",
@@ -93,8 +93,15 @@ def _figures(rejection: Rejection) -> str:
     """Wanted against what there is, in the unit of the dimension; nothing where the message says it all."""
     if rejection.free is None:
         return ""
-    there = f"{'free' if isinstance(rejection.free, int) else 'here'} {_amount(rejection.free, rejection.dimension)}"
+    there = f"{_label(rejection)} {_amount(rejection.free, rejection.dimension)}"
     return f" ({there})" if rejection.wanted is None else f" (wanted {_amount(rejection.wanted, rejection.dimension)}, {there})"
+
+
+def _label(rejection: Rejection) -> str:
+    """What `free` is: a limit that no waiting lifts, an amount free now, or what stands there instead."""
+    if isinstance(rejection.free, str):
+        return "here"
+    return "at most" if rejection.reason.bad_input else "free"
 
 
 def _amount(amount: int | str, dimension: str | None) -> str:

@@ -10,10 +10,10 @@ import fnmatch
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from hami_framework.config.reading import faults, read_document
 from hami_framework.errors import ConfigError
 
 
@@ -82,14 +82,8 @@ def load_settings(path: Path | None) -> Settings:
     """Read the file; None gives the defaults. Raises `ConfigError` naming the file, each wrong key, and what is allowed."""
     if path is None:
         return Settings()
+    data = read_document(path, "the settings file")
     try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the settings file {path} is not YAML: {error}") from error
-    try:
-        return Settings.model_validate(data or {})
+        return Settings.model_validate({} if data is None else data)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise ConfigError(f"the settings file {path} is wrong: {faults}") from error
+        raise ConfigError(f"the settings file {path} is wrong: {faults(error, Settings)}") from error

@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--worker-env", action="append", default=[], metavar="VENDOR:KEY=VALUE", help="environment of one vendor's worker; repeatable")
     own.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE", help="load a vendor from one file; repeatable")
     own.add_argument("--allow", action="append", metavar="NAME", help="load these vendors only; repeatable")
+    own.add_argument("--rename", action="append", default=[], metavar="FROM=TO", help="the cluster's name for a vendor's resource; repeatable")
+    own.add_argument("--vendor-settings", action="append", default=[], metavar="VENDOR=JSON", help="a vendor's own settings, a JSON object; repeatable")
     own.add_argument("--memory-overcommit-percent", type=int, default=100, help="as the scheduler extender's for this node (%(default)s)")
     own.add_argument("--core-overcommit-percent", type=int, default=100, help="as the scheduler extender's for this node (%(default)s)")
     own.add_argument("--wait-seconds", type=float, default=5.0, help="how long a starting container waits for its grant to be visible (%(default)s)")
@@ -60,6 +62,28 @@ def environments(given: list[str]) -> dict[str, dict[str, str]]:
         if not (vendor and colon and key and equals):
             raise ConfigError(f"--worker-env {text!r}: write VENDOR:KEY=VALUE")
         found.setdefault(vendor, {})[key] = value
+    return found
+
+
+def renames(given: list[str]) -> dict[str, str]:
+    """`FROM=TO` pairs of resource names. Raises ConfigError."""
+    found = {declared: name for declared, _, name in (text.partition("=") for text in given)}
+    if wrong := [declared for declared, name in found.items() if not (declared and name)]:
+        raise ConfigError(f"--rename {wrong[0]!r}: write FROM=TO, both of them resource names (domain/name)")
+    return found
+
+
+def settings(given: list[str]) -> dict[str, dict[str, object]]:
+    """`VENDOR=JSON` settings by vendor. Raises ConfigError."""
+    found: dict[str, dict[str, object]] = {}
+    for vendor, _, text in (text.partition("=") for text in given):
+        try:
+            section = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"--vendor-settings {vendor}: not JSON: {error}") from error
+        if not vendor or not isinstance(section, dict):
+            raise ConfigError(f"--vendor-settings {vendor}={text}: write VENDOR=JSON, with a JSON object")
+        found[vendor] = section
     return found
 
 
@@ -84,7 +108,15 @@ async def serve(options: argparse.Namespace, began: float) -> None:
     """Run the agent until SIGTERM or SIGINT."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="agent"))
     host = Host(node=options.node, root=options.root, state_directory=str(options.state_dir))
-    pool = WorkerPool(options.state_dir / "workers", host, environments(options.worker_env), options.allow, options.plugin)
+    pool = WorkerPool(
+        options.state_dir / "workers",
+        host,
+        environments(options.worker_env),
+        options.allow,
+        options.plugin,
+        renames(options.rename),
+        settings(options.vendor_settings),
+    )
     await pool.start()
     try:
         await _serve_with(pool, options, began)

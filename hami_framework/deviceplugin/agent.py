@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hami_framework.deviceplugin import identity, slots
 from hami_framework.deviceplugin.cdi import CdiDirectory
 from hami_framework.deviceplugin.fence import Overcommit
-from hami_framework.deviceplugin.grants import PodBook
+from hami_framework.deviceplugin.grants import PodBook, set_within
 from hami_framework.deviceplugin.plugin import SlotPlugin
 from hami_framework.deviceplugin.podresources import PodResourcesClient
 from hami_framework.deviceplugin.ports import Cluster, Workers
@@ -144,12 +144,12 @@ class Agent:
 
     async def _first_registration(self) -> None:
         """Kubelet first: give it a moment before the slower things begin."""
-        if not await _set_within(self._registered_once, FIRST_SECONDS):
+        if not await set_within(self._registered_once, FIRST_SECONDS):
             log.warning("kubelet has not registered anything within %.0f s; going on without", FIRST_SECONDS)
 
     async def _keep_fresh(self) -> None:
         while True:
-            if await _set_within(self._poked, REFRESH_SECONDS):
+            if await set_within(self._poked, REFRESH_SECONDS):
                 await asyncio.sleep(SETTLE_SECONDS)
             self._poked.clear()
             self._refresh()
@@ -219,14 +219,6 @@ def open_state(path: Path) -> StateFile:
         path.rename(aside)
         log.error("%s; kept as %s; starting empty: vendor resources of containers that ended meanwhile must be released by hand", error, aside)
         return StateFile(path)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
 
 
 async def _for_ever(name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:

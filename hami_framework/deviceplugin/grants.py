@@ -68,6 +68,20 @@ def _invalid(message: str) -> GrantRefused:
     return GrantRefused([Rejection(reason=Reason.ANNOTATION_INVALID, message=message)])
 
 
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether the event is set before the time is over.
+
+    Not `asyncio.wait_for`: up to Python 3.11 that swallows a cancellation that comes together with the event, and a loop
+    that should end goes on for ever.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class PodBook:
     """The pods of this node by UID, and how those that left have ended."""
 
@@ -113,11 +127,7 @@ class PodBook:
 
     async def changed(self, timeout: float) -> None:
         """Return at the next change, or after `timeout` seconds."""
-        pulse = self._pulse
-        try:
-            await asyncio.wait_for(pulse.wait(), timeout)
-        except TimeoutError:
-            return
+        await set_within(self._pulse, timeout)
 
     def _left(self, uid: str, last: Json) -> None:
         still = any("running" in (status.get("state") or {}) for status in container_statuses(last).values())

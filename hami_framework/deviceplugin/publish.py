@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import structs
 
 from hami_framework.codec import inventories
+from hami_framework.deviceplugin.grants import set_within
 from hami_framework.deviceplugin.ports import Cluster, Json
 from hami_framework.errors import FormatError, HamiError
 from hami_framework.model import Inventory
@@ -69,11 +70,8 @@ class Publisher:
         return True
 
     async def _wait(self) -> None:
-        try:
-            await asyncio.wait_for(self._poked.wait(), LOOK_SECONDS)
-        except TimeoutError:
-            return
-        await asyncio.sleep(SETTLE_SECONDS)
+        if await set_within(self._poked, LOOK_SECONDS):
+            await asyncio.sleep(SETTLE_SECONDS)
 
 
 def carried(known: Inventory | None, wanted: Inventory) -> Inventory:

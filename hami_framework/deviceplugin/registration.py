@@ -134,6 +134,7 @@ class Registrar:
 async def _stopped(server: grpc.aio.Server) -> None:
     """Stop a server, and do not wait for ever: what it served is over either way."""
     try:
-        await asyncio.wait_for(server.stop(None), STOP_SECONDS)
+        async with asyncio.timeout(STOP_SECONDS):
+            await server.stop(None)
     except TimeoutError:
         log.warning("a gRPC server did not stop within %.0f s; going on without it", STOP_SECONDS)

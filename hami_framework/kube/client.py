@@ -27,6 +27,7 @@ import msgspec
 
 from hami_framework.errors import ConfigError
 from hami_framework.kube import credentials as credentials_module
+from hami_framework.kube import warnings
 from hami_framework.kube.credentials import Authorization, Credentials
 from hami_framework.kube.errors import TOO_MANY_REQUESTS, ApiError, KubeError, TransportError, from_answer
 from hami_framework.kube.watch import WatchStream
@@ -64,9 +65,21 @@ def path(plural: str, *, group: str = "", version: str = "v1", namespace: str | 
 class KubeClient:
     """One API server, one identity, a pool of connections."""
 
-    def __init__(self, credentials: Credentials, *, timeout_seconds: float = 10.0, threads: int = 16, user_agent: str = "hami-framework") -> None:
-        """`timeout_seconds` bounds each connect, send and receive; `threads` bounds how many `call`s run at once."""
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        timeout_seconds: float = 10.0,
+        threads: int = 16,
+        user_agent: str = "hami-framework",
+        on_warning: Callable[[str], None] | None = None,
+    ) -> None:
+        """`timeout_seconds` bounds each connect, send and receive; `threads` bounds how many `call`s run at once.
+
+        `on_warning` is told what the API server wants a person to read beside its answers.
+        """
         self.timeout_seconds = timeout_seconds
+        self._on_warning = on_warning
         self._user_agent = user_agent
         self._lock = threading.Lock()
         self._idle: list[tuple[float, http.client.HTTPConnection]] = []
@@ -196,6 +209,9 @@ class KubeClient:
             _abort(connection)
             raise _transport_error(error, method, url, self.credentials.server, sent=connected) from error
         self._put_back(connection, response)
+        if self._on_warning is not None:
+            for text in warnings.texts(response.headers.get_all("Warning") or ()):
+                self._on_warning(text)
         if response.status >= 300:
             raise self._refusal(response, body)
         return body

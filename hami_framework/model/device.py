@@ -151,6 +151,15 @@ class Device(Value, frozen=True, kw_only=True):
     def vendor(self) -> str:
         return self.device_class.vendor
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """What `use-device-id` may call the device, casefolded: id, name, PCI address and other identities, but no bare numbers.
+
+        A number (a minor, an index) says nothing about which device is meant once the node has been restarted.
+        """
+        others = (value for _, value in self.identities if not value.strip().isdecimal())
+        return frozenset(known.strip().casefold() for known in (self.id, self.name, self.pci_address, *others) if known)
+
     def identity(self, kind: str) -> str | None:
         """The identity of this kind, or None."""
         return next((value for key, value in self.identities if key == kind), None)

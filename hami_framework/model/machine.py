@@ -27,3 +27,5 @@ class Machine(Value, frozen=True, kw_only=True):
     """File name to build (and SONAME, e.g. `libnvidia-ml.so.1`) → the source it is built from."""
     environment: dict[str, str] = msgspec.field(default_factory=dict)
     """What the vendor's worker needs in its environment to find the fake and its state."""
+    files: dict[str, str] = msgspec.field(default_factory=dict)
+    """Path below the node's root → contents: what the kernel would say of these devices, e.g. `/sys/bus/pci/devices/<address>/numa_node`."""

@@ -83,8 +83,8 @@ class Search:
         """The pieces in the order of the plan's needs, or None (then `stuck_at` and `misses` tell why)."""
         for board in self.rows:
             assert board.device is not None  # rows are the devices of the inventory
-            others = board.held_without(self.without)
-            idle = all(uid in self.without for uid in board.holders)
+            others = board.held_without(self.without) if self.without else board.held
+            idle = not board.holders or (bool(self.without) and all(uid in self.without for uid in board.holders))
             self._spots.append(Spot(board, board.device, others, idle))
         if not self._place(0):
             return None
@@ -191,10 +191,12 @@ class Search:
 def chosen_by_id(need: Need, device: Device) -> bool:
     """Whether the user's lists of ids let this device through."""
     selector = need.selector
-    own = device.id.casefold()
-    if selector.use_ids and own not in (wanted.strip().casefold() for wanted in selector.use_ids):
+    if not selector.use_ids and not selector.nouse_ids:
+        return True
+    own = device.ids
+    if selector.use_ids and not any(wanted.strip().casefold() in own for wanted in selector.use_ids):
         return False
-    return own not in (unwanted.strip().casefold() for unwanted in selector.nouse_ids)
+    return not any(unwanted.strip().casefold() in own for unwanted in selector.nouse_ids)
 
 
 def _obstacle(cut: Cut, row: int, spot: Spot, mine: Load, *, idle_only: bool) -> Miss | None:

@@ -109,18 +109,21 @@ class Engine:
 
         A pod that filter has not seen lately (or that needs no device) gets 0 everywhere: nothing to say.
         """
+        return dict(zip(nodes, self.scores(uid, nodes, now), strict=True))
+
+    def scores(self, uid: str, nodes: Sequence[str], now: float = 0.0) -> list[int]:
+        """The same as `prioritize`, as a list beside the nodes."""
         pod = self._asked.get(uid)
-        if pod is None:
-            return dict.fromkeys(nodes, 0)
+        if pod is None or not nodes:
+            return [0] * len(nodes)
         asked = self._lists.find(nodes)
         standing = self._standings.get(_shape(pod))  # as filter left it: only the pod's own entry has been added since
         if standing is None or len(standing.score) < self._fleet.width:
             standing = self._standing(pod)
-        scaled = _scaled(np.append(standing.score, 0.0)[asked.columns]) if len(asked.columns) else []
-        scores = dict(zip(asked.names, scaled, strict=True))
-        top = self._top(pod, asked.columns[asked.columns >= 0], now)
+        scores = _scaled(asked.score(standing))
+        top = self._top(pod, asked.columns if asked.known else asked.columns[asked.columns >= 0], now)
         if top is not None:
-            scores[top] = 10
+            scores[asked.names.index(top)] = 10
         return scores
 
     def reserve(self, pod: PodRequest, node: str) -> PodGrant | tuple[Rejection, ...]:
@@ -221,23 +224,16 @@ class Engine:
         return standing
 
     def _verdict(self, standing: Standing, asked: NodeList) -> tuple[Verdict, int | None]:
-        columns = asked.columns
-        good = np.append(standing.feasible, False)[columns]  # column -1, an unknown node, is never feasible
-        chosen = columns[good]
-        best = first_ranked(standing, chosen) if len(chosen) else None
-        feasible, refused = asked.names, list[str]()
-        if len(chosen) < len(columns):
-            kept = asked.array[good]
-            feasible, refused = kept.tolist(), asked.array[~good].tolist()
-            self._lists.let_through(NodeList(feasible, kept, chosen, self._fleet.width))
+        _, _, passed, refused = self._lists.split(standing, asked)
+        best = first_ranked(standing, passed.columns) if passed.names else None
         verdict = Verdict(
-            feasible=list(feasible),
-            refused=refused,
+            feasible=list(passed.names),
+            refused=list(refused.names),
             best=str(self._fleet.names[best]) if best is not None else None,
-            scores=Lazy(feasible, lambda node: float(standing.score[self._fleet.columns[node]])),
-            rejections=Lazy(refused, lambda node: self._explain(standing, node)),
+            scores=Lazy(passed.names, lambda node: float(standing.score[self._fleet.columns[node]])),
+            rejections=Lazy(refused.names, lambda node: self._explain(standing, node)),
             codes=lambda node: self._code(standing, node),
-            groups=lambda: standing.by_reason(asked.array[~good], columns[~good]),
+            groups=lambda: standing.by_reason(refused.array, refused.columns),
         )
         return verdict, best
 
@@ -296,7 +292,8 @@ def _shape(pod: PodRequest) -> tuple[object, ...]:
 
 def _scaled(values: Floats) -> list[int]:
     """0 … 9, in proportion; 10 is left for the one node at the top."""
-    low, span = float(values.min()), float(np.ptp(values))
+    low = float(values.min())
+    span = float(values.max()) - low
     return ((values - low) * (9 / span)).astype(np.int8).tolist() if span > 0 else [0] * len(values)
 
 

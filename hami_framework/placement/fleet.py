@@ -43,7 +43,8 @@ class Fleet:
         self.classes: list[DeviceClass] = []
         self._class_ids: dict[DeviceClass, int] = {}
         self._modes: dict[str, int] = {}
-        self._places: dict[str, set[tuple[int, int]]] = {}
+        self._named: dict[str, list[Board]] = {}
+        """Casefolded id, name or address → the devices that answer to it (a PCI address: one on many nodes)."""
         self.version = 0
         """Counts inventory changes: what was derived from classes and positions is stale when it moves."""
         self.width = 0
@@ -94,11 +95,11 @@ class Fleet:
         return found[: self._depth, columns]
 
     def located(self, device_ids: Iterable[str]) -> Bools:
-        """Where devices with these ids are (exact, ignoring case)."""
+        """Where devices that answer to these ids are (`Device.ids`; exact, ignoring case)."""
         found = np.zeros(self.open.shape, dtype=bool)
         for device_id in device_ids:
-            for place in self._places.get(device_id.strip().casefold(), ()):
-                found[place] = True
+            for board in self._named.get(device_id.strip().casefold(), ()):
+                found[board.row, board.column] = True
         return found
 
     def mode_bits(self, names: Iterable[str]) -> int:
@@ -191,7 +192,8 @@ class Fleet:
             self.class_of[row, column] = class_ids[shape]
             self.memory_limit[row, column] = board.limits[MEMORY]
             self.lines[row, column] = device.device_class.capacity.line
-            self._places.setdefault(device.id.casefold(), set()).add((row, column))
+            for name in device.ids:
+                self._named.setdefault(name, []).append(board)
             self._write(board)
         layout = tuple((int(self.class_of[row, column]), device.groups) for row, device in enumerate(inventory.devices))
         self.layouts[column] = self._layout_ids.setdefault(layout, len(self._layout_ids))
@@ -231,10 +233,12 @@ class Fleet:
     def _clear(self, column: int) -> None:
         boards = self.boards[column]
         for board in self.rows[column]:
-            places = self._places[board.device_id.casefold()]
-            places.discard((board.row, column))
-            if not places:
-                del self._places[board.device_id.casefold()]
+            assert board.device is not None  # rows are the devices of the inventory
+            for name in board.device.ids:
+                answering = self._named[name]
+                answering.remove(board)
+                if not answering:
+                    del self._named[name]
             board.describe(None)
             board.row = -1
             if not board.holders:

@@ -34,16 +34,12 @@ class Cut:
     max_profiles: int | None
     load: Load = field(compare=False)
     """What taking it holds, but for the interval and the units."""
+    places: tuple[tuple[int, int], ...] = field(compare=False)
+    """(start, cells) of every place the interval may lie at, best first."""
 
     @property
     def interval(self) -> Interval | None:
         return self.offer.cost.interval
-
-    @property
-    def places(self) -> tuple[tuple[int, int], ...]:
-        """(start, cells) of every place the interval may lie at, best first."""
-        interval = self.offer.cost.interval
-        return () if interval is None else tuple((start, cell_bits(start, interval.size)) for start in interval.starts)
 
     @property
     def profile_keys(self) -> tuple[str, str] | None:
@@ -194,6 +190,7 @@ class Compiler:
             foreign=self.fleet.foreign_modes(friends),
             max_profiles=mode.max_profiles,
             load=offer_load(offer),
+            places=_places(offer.cost.interval),
         )
 
     def _wrong(self, need: Need, wanted: ResourceRequest) -> Iterable[Rejection]:
@@ -212,6 +209,10 @@ class Compiler:
             yield Rejection(reason=Reason.COUNT_TOO_LARGE, dimension="count", wanted=need.count, free=most, hint="ask for fewer devices per container", **where)
         elif not need.cuts and all(need.refusals[index].reason.bad_input for index in asked):
             yield need.refusals[min(asked)]
+
+
+def _places(interval: Interval | None) -> tuple[tuple[int, int], ...]:
+    return () if interval is None else tuple((start, cell_bits(start, interval.size)) for start in interval.starts)
 
 
 def _not_chosen(device_class: DeviceClass, selector: Selector) -> Rejection | None:

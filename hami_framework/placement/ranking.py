@@ -16,12 +16,12 @@ _SETS_COMPARED = 8
 def first_ranked(standing: Standing, columns: NDArray[np.intp]) -> int:
     """The best of these feasible columns (at least one)."""
     scores = standing.score[columns]
-    order = standing.fleet.order[columns]
+    order = standing.fleet.order
     together = standing.plan.device_policy.together
     if together is None or all(need.count == 1 for need in standing.plan.needs):
-        best = np.flatnonzero(scores == scores.max())
-        return int(columns[best[order[best].argmin()]])
-    top = np.lexsort((order, -scores))[:_SETS_COMPARED]
+        best = columns[scores == scores.max()]
+        return int(best[order[best].argmin()])
+    top = np.lexsort((order[columns], -scores))[:_SETS_COMPARED]
     return max((int(columns[position]) for position in top), key=lambda column: _quality(standing, column, together))
 
 

@@ -189,18 +189,18 @@ class Standing:
 
     def _stages(self, index: int, columns: NDArray[np.intp]) -> Iterator[tuple[Reason, Bools]]:
         fleet, need = self.fleet, self.plan.needs[index]
-        classes = fleet.view(fleet.class_of, columns)
-        remaining: Bools = np.asarray(classes >= 0)
+        remaining: Bools = np.asarray(fleet.view(fleet.class_of, columns) >= 0)
         yield Reason.NO_INVENTORY, _none(remaining)
         for reason in (Reason.VENDOR_MISSING, Reason.TYPE):
-            remaining &= ~np.isin(classes, [key for key, refusal in need.refusals.items() if refusal.reason is reason])
+            remaining &= ~fleet.members(frozenset(key for key, refusal in need.refusals.items() if refusal.reason is reason), columns)
             yield reason, _none(remaining)
         if index in self._ids:
             remaining &= fleet.view(self._ids[index], columns)
             yield Reason.ID, _none(remaining)
-        offered = remaining & np.isin(classes, list(need.cuts))
-        for class_id, refusal in need.refusals.items():
-            yield refusal.reason, _none(offered) & ~_none(remaining & (classes == class_id))
+        offered = remaining & fleet.members(frozenset(need.cuts), columns)
+        nothing = _none(offered)
+        for class_id, refusal in need.refusals.items() if nothing.any() else ():
+            yield refusal.reason, nothing & ~_none(remaining & fleet.members(frozenset((class_id,)), columns))
         yield Reason.TOO_FEW_DEVICES, self._counts(need, offered, columns) < need.count
         for reason, mask in self._cumulative(index, need, columns, offered):
             yield reason, self._counts(need, mask, columns) < need.count

@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from hami_framework.errors import ConfigError
 from hami_framework.sandbox import discovery, status
 from hami_framework.sandbox.admission import Webhook
 from hami_framework.sandbox.faults import Faults
@@ -68,14 +69,20 @@ class ApiServer:
     # -- life
 
     async def start(self) -> None:
-        """Listen; returns when requests are answered. Raises OSError when the port is taken."""
+        """Listen; returns when requests are answered. Raises `ConfigError` when the port is taken."""
         logging.getLogger("uvicorn.error").addFilter(_QUIET)
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # asyncio sets this only on sockets that name their protocol; without it an answer of two packets takes 40 ms (delayed ACK).
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listener.bind((self._host, self._port))
+        try:
+            listener.bind((self._host, self._port))
+        except OSError as error:
+            listener.close()
+            raise ConfigError(
+                f"the API server cannot listen on {self._host}:{self._port}: {error.strerror}; choose another port, or 0 for any free one"
+            ) from error
         self._port = listener.getsockname()[1]
         app = Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)])
         config = uvicorn.Config(

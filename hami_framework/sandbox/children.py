@@ -43,6 +43,8 @@ class Child:
     restart_s: float = 0.3
     """How long after a death the next start comes, as a DaemonSet's kubelet would do it; doubled while it keeps dying."""
     starts: int = 0
+    exit_status: int | None = None
+    """Of the last process that ended by itself or was killed; None before that."""
     _process: asyncio.subprocess.Process | None = None
     _supervisor: asyncio.Task[None] | None = field(default=None, repr=False)
     _ending: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
@@ -79,7 +81,8 @@ class Child:
         if process.returncode is None:
             process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), STOP_SECONDS)
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
             except TimeoutError:
                 log.warning("%s (pid %d) did not end within %g s of SIGTERM", self.name, process.pid, STOP_SECONDS)
         try:
@@ -107,10 +110,11 @@ class Child:
         loop, pause = asyncio.get_running_loop(), self.restart_s
         while self._process is not None:
             began = loop.time()
-            status = await self._process.wait()
+            self.exit_status = status = await self._process.wait()
             pause = self.restart_s if loop.time() - began >= STEADY_SECONDS else min(2 * pause, LONGEST_PAUSE_SECONDS)
             try:
-                await asyncio.wait_for(self._ending.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._ending.wait()
             except TimeoutError:
                 log.info("%s ended with status %d and is started again", self.name, status)
             async with self._changing:

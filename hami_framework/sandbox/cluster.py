@@ -46,6 +46,8 @@ Builder = Callable[[Machine], Path]
 SCHEDULER = "hami_framework.scheduler"
 INVENTORIES = Kind(group=inventories.GROUP, version=inventories.VERSION, plural=inventories.PLURAL, kind=inventories.KIND, namespaced=False)
 POLL_SECONDS = 0.1
+MISCONFIGURED = 2
+"""Exit status with which our processes say that they were told something wrong: starting them again is of no use."""
 QUICK = Backoff(first=0.2, longest=2.0, flush=10.0)
 """A tenth or so of kube-scheduler's waits: nobody tries things out at a production cluster's pace."""
 
@@ -73,7 +75,8 @@ class Cluster:
         self.directory = surroundings.short(directory or Path(tempfile.mkdtemp(prefix="hami-", dir="/tmp")))
         self._build, self._settings = build, settings
         self._plugin_files = tuple(path.resolve() for path in (*chosen.plugins.files, *plugin_files))
-        self._allow = chosen.plugins.allow if allow is None else allow
+        self._allow = chosen.plugins.allow if allow is None else tuple(allow)
+        self._chosen = chosen.model_copy(update={"plugins": chosen.plugins.model_copy(update={"allow": self._allow})})
         self.registry = registry or load_registry(self._allow, self._plugin_files, chosen.resources.rename)
         self.catalog = catalog = self.registry.catalog()
         self.server = ApiServer(port=api_port, webhook=partial(mutation.review, catalog=catalog), definitions=(inventories.CRD,))
@@ -120,7 +123,10 @@ class Cluster:
             self._handles_sigterm = True
 
     async def _start(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"the sandbox cannot live in {self.directory}: {error.strerror}; name a directory that you may write to") from error
         libraries = {machine.name: await asyncio.to_thread(self._build, machine) for machine in all_machines(self._specs)}
         self.server.ready = self.waiting_for
         self.server.extra["/sandbox"] = Control(self).answer
@@ -148,7 +154,7 @@ class Cluster:
         capacity = {"cpu": spec.cpu, "memory": spec.memory, "pods": spec.pods}
         options = KubeletOptions(seed=self._seed + number, time_scale=0.1, capacity=capacity, labels=spec.labels)
         self.nodes[spec.name] = node = SandboxNode(spec, self.directory / "n" / str(number), self.server.url, options)
-        await node.start(self.kubeconfig, node.prepare(libraries), self._plugin_files, self._allow)
+        await node.start(self.kubeconfig, node.prepare(libraries), self._plugin_files, self._chosen)
 
     async def down(self) -> None:
         """Stop everything, in the order in which nothing complains about a missing neighbour."""
@@ -203,18 +209,23 @@ class Cluster:
                 yield f"kubelet has no slots of vendor {vendor} yet"
 
     async def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Raises `Unavailable` with what is missing and the last lines of its log."""
+        """Raises `Unavailable` with what is missing and the last lines of its log, `ConfigError` at once with what a child refused to start for."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while waiting := self.waiting_for():
+            for child in self._children():
+                if child.exit_status == MISCONFIGURED:
+                    raise ConfigError(f"{child.name} does not start: {child.last_words(1)}")
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(f"the sandbox is not up after {timeout_s:g} s: {'; '.join(waiting)}\n{self.last_words()}")
             await asyncio.sleep(POLL_SECONDS)
 
     def last_words(self) -> str:
-        """The end of each child's log, for error messages."""
         """The last lines of every child's log."""
-        children = [self.extender, *(node.agent for node in self.nodes.values())]
-        return "\n".join(f"--- {child.name} ({child.log_file}):\n{child.last_words()}" for child in children if child is not None)
+        return "\n".join(f"--- {child.name} ({child.log_file}):\n{child.last_words()}" for child in self._children())
+
+    def _children(self) -> list[Child]:
+        """The product's processes that have been started."""
+        return [child for child in (self.extender, *(node.agent for node in self.nodes.values())) if child is not None]
 
     async def _watch_extender(self) -> None:
         while True:

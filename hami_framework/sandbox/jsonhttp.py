@@ -28,7 +28,8 @@ class JsonClient:
         """The decoded answer. Raises `Unavailable` when there is none in time, or it is not 200."""
         where = f"http://{self._host}:{self._port}{self._prefix}{path}"
         try:
-            status, answer = await asyncio.wait_for(self._exchange("POST", self._prefix + path, msgspec.json.encode(body)), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                status, answer = await self._exchange("POST", self._prefix + path, msgspec.json.encode(body))
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             raise Unavailable(f"POST {where}: {str(error) or type(error).__name__}") from error
         if status != 200:
@@ -41,7 +42,8 @@ class JsonClient:
     async def answers_ok(self, path: str) -> bool:
         """True when a GET of this path is answered with 200."""
         try:
-            status, _ = await asyncio.wait_for(self._exchange("GET", self._prefix + path, b""), self._timeout)
+            async with asyncio.timeout(self._timeout):
+                status, _ = await self._exchange("GET", self._prefix + path, b"")
         except (OSError, EOFError, TimeoutError, ValueError):
             return False
         return status == 200

@@ -10,9 +10,11 @@ The tree is short on purpose: unix sockets have at most 107 bytes of path.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hami_framework.config import Settings
 from hami_framework.errors import ConfigError
 from hami_framework.model import Device, Machine
 from hami_framework.sandbox.children import Child
@@ -45,7 +47,7 @@ class SandboxNode:
         self.agent: Child | None = None
 
     def prepare(self, libraries: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-        """Write the machine files; answers each vendor's worker environment. `libraries`: machine name → built libraries."""
+        """Write the machine files and the kernel's; answers each vendor's worker environment. `libraries`: machine name → built libraries."""
         self.paths.prepare()
         for folder in ("m", "s"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
@@ -55,10 +57,12 @@ class SandboxNode:
             state.write_text(placed.machine.state)
             self.files[placed.vendor] = MachineFile(state)
             environments[placed.vendor] = _environment(placed.machine, state, libraries[placed.machine.name])
+            for path, contents in placed.machine.files.items():
+                _write(self.paths.root / path.lstrip("/"), contents)
         return environments
 
-    async def start(self, kubeconfig: Path, environments: Mapping[str, Mapping[str, str]], plugin_files: Sequence[Path], allow: Sequence[str] | None) -> None:
-        """Start kubelet double and agent."""
+    async def start(self, kubeconfig: Path, environments: Mapping[str, Mapping[str, str]], plugin_files: Sequence[Path], chosen: Settings) -> None:
+        """Start kubelet double and agent. Of the operator's settings the agent gets what a node needs, as flags."""
         await self.kubelet.start()
         settings = [f"{vendor}:{key}={value}" for vendor, values in environments.items() for key, value in values.items()]
         arguments = [
@@ -67,7 +71,9 @@ class SandboxNode:
             *("--state-dir", str(self.directory / "s"), "--root", str(self.paths.root), "--grace-seconds", str(GRACE_SECONDS)),
             *(part for setting in settings for part in ("--worker-env", setting)),
             *(part for file in plugin_files for part in ("--plugin", str(file))),
-            *(part for name in allow or () for part in ("--allow", name)),
+            *(part for name in chosen.plugins.allow or () for part in ("--allow", name)),
+            *(part for declared, name in chosen.resources.rename.items() for part in ("--rename", f"{declared}={name}")),
+            *(part for vendor, section in chosen.vendors.items() for part in ("--vendor-settings", f"{vendor}={json.dumps(section)}")),
         ]
         self.agent = Child(f"agent of {self.spec.name}", AGENT, arguments, self.directory / "agent.log")
         await self.agent.start()
@@ -88,6 +94,11 @@ class SandboxNode:
         if section is None:
             raise ConfigError(f"{file.path}: no section answers to {device.id} (index {device.index}); it has {', '.join(file.sections())}")
         file.set(section, changes)
+
+
+def _write(file: Path, contents: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(contents)
 
 
 def _environment(machine: Machine, state: Path, libraries: Path) -> dict[str, str]:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from hami_framework.config import faults, read_document
 from hami_framework.errors import ConfigError
 from hami_framework.model import Machine, Value
 from hami_framework.sandbox import quantities
@@ -88,13 +88,7 @@ class _File(_Strict):
 
 def load_nodes(path: Path, machines: Machines) -> tuple[NodeSpec, ...]:
     """Read a node file. Raises `ConfigError` naming the file, the node, what is wrong and what would do."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"the node file {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the node file {path} is not YAML: {error}") from error
-    return parse_nodes(data, machines, path)
+    return parse_nodes(read_document(path, "the node file"), machines, path)
 
 
 def parse_nodes(data: Any, machines: Machines, path: Path = Path("nodes.yaml")) -> tuple[NodeSpec, ...]:
@@ -104,8 +98,7 @@ def parse_nodes(data: Any, machines: Machines, path: Path = Path("nodes.yaml")) 
     try:
         parsed = _File.model_validate(data)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors())
-        raise ConfigError(f"the node file {path} is wrong: {faults}") from error
+        raise ConfigError(f"the node file {path} is wrong: {faults(error, _File)}") from error
     names = [node.name for node in parsed.nodes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -137,7 +130,7 @@ def _placed(name: str, node: _Node, machines: Machines, path: Path) -> Placed:
     if "/" in name or name.endswith(".ini"):
         return _own(path.parent / name, node, machines, path)
     close = difflib.get_close_matches(name, list(machines), n=1, cutoff=0.4)
-    hint = f": did you mean {close[0]!r}?" if close else ""
+    hint = f": did you mean {close[0]!r}?" if close else "."
     known = ", ".join(sorted(machines)) or "none: no installed vendor package brings any"
     raise ConfigError(f"{path}: node {node.name}: there is no machine {name!r}{hint} Known: {known}; a file of your own is written as ./FILE.ini with vendor:")
 

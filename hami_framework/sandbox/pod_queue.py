@@ -106,7 +106,8 @@ class SchedulingQueue:
                     return pod, self._moves
             self._stirred.clear()
             try:
-                await asyncio.wait_for(self._stirred.wait(), self._next_wake())
+                async with asyncio.timeout(self._next_wake()):
+                    await self._stirred.wait()
             except TimeoutError:
                 continue
 

@@ -128,7 +128,8 @@ class Watches:
 
 async def _wait(listener: asyncio.Event, seconds: float) -> None:
     try:
-        await asyncio.wait_for(listener.wait(), max(0.0, seconds))
+        async with asyncio.timeout(max(0.0, seconds)):
+            await listener.wait()
     except TimeoutError:
         return
 

@@ -125,8 +125,8 @@ class Extender:
     def prioritize(self, args: ExtenderArgs) -> list[HostPriority]:
         """Scores 0–10 for the nodes that every filter let through; nodes the engine has no opinion on get 0."""
         names = Candidates(args).names
-        scores = self._engine.prioritize(args.pod["metadata"]["uid"], names, time.monotonic()) if self.ready else {}
-        return [HostPriority(host=name, score=scores.get(name, 0)) for name in names]
+        scores = self._engine.scores(args.pod["metadata"]["uid"], names, time.monotonic()) if self.ready else [0] * len(names)
+        return list(map(HostPriority, names, scores))
 
     def preempt(self, args: PreemptionArgs) -> PreemptionResult:
         """On which candidate nodes the pod would fit without which pods: at least the victims that kube-scheduler chose.
@@ -191,5 +191,8 @@ def _failed(refused: Mapping[Reason, Sequence[str]]) -> tuple[dict[str, str], di
     now: dict[str, str] = {}
     for_good: dict[str, str] = {}
     for code, nodes in refused.items():
-        (for_good if code.final else now).update(dict.fromkeys(nodes, code.value))
+        answer = for_good if code.final else now
+        word = code.value
+        for node in nodes:
+            answer[node] = word
     return now, for_good

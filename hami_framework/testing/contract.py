@@ -21,24 +21,12 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from hami_framework.model import Device, DeviceClass, DeviceGrant, DeviceRequest, Grant, Host, Machine, Offer, Owner, Rejection, ResourceNames
+from hami_framework.model import Device, DeviceClass, DeviceGrant, DeviceRequest, Grant, Offer, Owner, Rejection, ResourceNames
 from hami_framework.plugins import LoadedVendor, find_sources, load
-from hami_framework.testing.fakes import build_libraries
+from hami_framework.testing.stage import Node
 from hami_framework.worker import WorkerPool
 
 T = TypeVar("T")
-
-
-class Node:
-    """A made-up node that plays one machine of the vendor: its state file, its environment, its directories."""
-
-    def __init__(self, machine: Machine, directory: Path) -> None:
-        self.directory = directory
-        self.state = directory / "machine.ini"
-        self.state.write_text(machine.state)
-        libraries = build_libraries(machine)
-        self.environment = {name: value.format(state=self.state, libdir=libraries) for name, value in machine.environment.items()}
-        self.host = Host(node="contract", root=str(directory / "root"), state_directory=str(directory / "state"))
 
 
 class VendorContract:
@@ -203,7 +191,7 @@ class VendorContract:
                 held = DeviceGrant(device_id=device.id, device_name=device.name, vendor=self.vendor, resource="test", offer=offers[0], **_place(offers[0]))
                 owner = Owner(kind="pod", uid=f"uid-{number}", namespace="default", name=f"pod-{number}")
                 directory = str(node.directory / "grants" / str(number))
-                grants.append(Grant(owner=owner, node="contract", container="main", devices=(held,), directory=directory))
+                grants.append(Grant(owner=owner, node=node.host.node, container="main", devices=(held,), directory=directory))
         return grants
 
 

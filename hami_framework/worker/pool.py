@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from hami_framework.errors import PluginError
 from hami_framework.model import ContainerEdits, Device, Enforcement, Grant, Host, Usage, VendorInfo
 from hami_framework.plugins import Problem, find_sources
@@ -17,7 +19,8 @@ class WorkerPool:
     """Starts one worker per installed vendor and routes each question to the owner.
 
     `directory`: for the workers' sockets, private to the agent. `environments`: what a vendor's worker finds in its
-    environment beside the agent's own (in the sandbox: where the fake library is). Create it inside a running loop, and
+    environment beside the agent's own (in the sandbox: where the fake library is). `rename`: declared resource name → the
+    name this cluster uses. `settings`: each vendor's own section, which its hooks find in `Host.settings`. Create it inside a running loop, and
     start it before gRPC is imported: what comes later may fork threads.
     """
 
@@ -28,13 +31,18 @@ class WorkerPool:
         environments: Mapping[str, Mapping[str, str]] | None = None,
         allow: Sequence[str] | None = None,
         plugin_files: Sequence[Path] = (),
+        rename: Mapping[str, str] | None = None,
+        settings: Mapping[str, Mapping[str, object]] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.problems: list[Problem]
         sources, self.problems = find_sources(allow, plugin_files)
         self.on_change: Callable[[], None] = lambda: None
-        given = environments or {}
-        self._workers = {source.vendor: VendorWorker(source, directory, host, given.get(source.vendor, {}), self._changed) for source in sources}
+        environments, settings, rename = environments or {}, settings or {}, rename or {}
+        self._workers = {
+            name: VendorWorker(source, directory, _own_view(host, settings.get(name)), environments.get(name, {}), self._changed, rename)
+            for name, source in ((source.vendor, source) for source in sources)
+        }
 
     async def start(self, wait_seconds: float = 0.0) -> None:
         """Start all workers; with `wait_seconds`, wait so long at most until each has settled. Nobody waits for a slow neighbour after that."""
@@ -82,3 +90,8 @@ class WorkerPool:
 
     def _changed(self) -> None:
         self.on_change()
+
+
+def _own_view(host: Host, settings: Mapping[str, object] | None) -> Host:
+    """The node as one vendor's hooks see it: with that vendor's settings and nobody else's."""
+    return host if settings is None else msgspec.structs.replace(host, settings=dict(settings))

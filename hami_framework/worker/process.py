@@ -54,7 +54,8 @@ class WorkerProcess:
             listener.listen(1)
             process = subprocess.Popen(_command(source, path, user), env={**os.environ, **environment}, stdin=subprocess.DEVNULL, start_new_session=False)
             try:
-                return await asyncio.wait_for(cls._greet(source.vendor, process, listener), START_BUDGET_SECONDS)
+                async with asyncio.timeout(START_BUDGET_SECONDS):
+                    return await cls._greet(source.vendor, process, listener)
             except BaseException as error:
                 _end(process)
                 if isinstance(error, TimeoutError):
@@ -94,7 +95,8 @@ class WorkerProcess:
             self._number += 1
             try:
                 self._writer.write(frame(Call(number=self._number, hook=hook, arguments=arguments)))
-                answer = await asyncio.wait_for(_read(self._reader, Answer), BUDGET_SECONDS[hook])
+                async with asyncio.timeout(BUDGET_SECONDS[hook]):
+                    answer = await _read(self._reader, Answer)
             except TimeoutError as error:
                 self.kill()
                 raise Broken(self.vendor, hook, f"overran its budget of {BUDGET_SECONDS[hook]:.0f} s; the worker was killed") from error

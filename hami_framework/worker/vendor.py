@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from hami_framework.codec.resources import renamed
 from hami_framework.errors import PluginError
 from hami_framework.model import Device, Grant, Health, Host, VendorInfo, device_name
 from hami_framework.plugins import Source
@@ -34,7 +35,15 @@ FAILURES_BEFORE_QUARANTINE = 3
 class VendorWorker:
     """The one place that talks to a vendor's worker. `on_change` is called in the loop whenever `info` or `devices` changed."""
 
-    def __init__(self, source: Source, directory: Path, host: Host, environment: Mapping[str, str], on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        directory: Path,
+        host: Host,
+        environment: Mapping[str, str],
+        on_change: Callable[[], None],
+        rename: Mapping[str, str],
+    ) -> None:
         self.name = source.vendor
         self.info = VendorInfo(name=source.vendor, package=source.package, version=source.version, state="starting")
         self.devices: tuple[Device, ...] = ()
@@ -43,6 +52,7 @@ class VendorWorker:
         self._host = host
         self._environment = environment
         self._on_change = on_change
+        self._rename = rename
         self._process: WorkerProcess | None = None
         self._failing: set[str] = set()
         self._wake = asyncio.Event()
@@ -115,13 +125,14 @@ class VendorWorker:
                 self._checked(await process.call("hami_health", host=self._host, devices=self.devices) or {})
             self.settled.set()
             try:
-                await asyncio.wait_for(self._wake.wait(), HEALTH_SECONDS)
+                async with asyncio.timeout(HEALTH_SECONDS):
+                    await self._wake.wait()
             except TimeoutError:
                 continue
             raise PluginError(self.name, "(quarantine)", self.info.reason)
 
     def _discovered(self, process: WorkerProcess, devices: tuple[Device, ...]) -> None:
-        info = process.hello.info or self.info
+        info = self._renamed(process.hello.info or self.info)
         named = tuple(self._named(device) for device in devices)
         twice = {device.id for device in named if sum(other.id == device.id for other in named) > 1}
         if twice:
@@ -131,6 +142,10 @@ class VendorWorker:
     def _checked(self, health: Mapping[str, Health]) -> None:
         changed = tuple(msgspec.structs.replace(device, health=health.get(device.id, device.health)) for device in self.devices)
         self._update(self.info, changed)
+
+    def _renamed(self, info: VendorInfo) -> VendorInfo:
+        """What the vendor says of itself, under the operator's resource names: those that pods write and kubelet counts."""
+        return msgspec.structs.replace(info, resources=tuple(renamed(family, self._rename) for family in info.resources))
 
     def _named(self, device: Device) -> Device:
         """The device with what the core fills in: its vendor and its DNS label."""

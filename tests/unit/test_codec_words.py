@@ -47,12 +47,12 @@ SENTENCES = [
     pytest.param(Rejection(reason=Reason.NO_INVENTORY), "the node has published no devices", id="nowhere in particular"),
     pytest.param(
         Rejection(reason=Reason.COUNT_TOO_LARGE, container="main", resource="acme.com/xpu", wanted=16, free=8, hint="write at most 8"),
-        "container main, acme.com/xpu: no node has that many devices (wanted 16, free 8); write at most 8",
+        "container main, acme.com/xpu: no node has that many devices (wanted 16, at most 8); write at most 8",
         id="figures without a dimension",
     ),
     pytest.param(
         Rejection(reason=Reason.COUNT_TOO_LARGE, dimension="count", wanted=16, free=8),
-        "no node has that many devices (wanted 16, free 8)",
+        "no node has that many devices (wanted 16, at most 8)",
         id="a count needs no unit",
     ),
     pytest.param(

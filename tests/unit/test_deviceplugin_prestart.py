@@ -627,3 +627,15 @@ def test_the_fake_checkpoint_is_what_kubelet_writes(node: Node) -> None:
     node.hold("u1", "main", "s1")
 
     assert read_checkpoint(node.checkpoint.read_bytes())[0].ids == {"s1"}
+
+
+async def test_waiting_for_a_change_is_cancelled_even_when_the_change_comes_at_the_same_moment() -> None:
+    book = PodBook()
+    waiting = asyncio.create_task(book.changed(10))
+    await asyncio.sleep(0.01)
+
+    book.upsert(pod_object(None, "u1"))
+    waiting.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -59,6 +59,12 @@ def test_two_vendors_that_claim_one_resource_are_both_refused(tmp_path: Path) ->
     assert "resource name acme.com/xpu is claimed by one and by two" in registry.problems[0].what
 
 
+def test_a_file_that_settings_and_flags_both_name_is_one_plugin(tmp_path: Path) -> None:
+    file = plugin(tmp_path, "acme", GOOD)
+    registry = load_registry(allow=(), plugin_files=[file, file.parent / "." / file.name])
+    assert (list(registry.vendors), registry.problems) == (["acme"], [])
+
+
 def test_an_operator_can_rename_resources(tmp_path: Path) -> None:
     registry = load_registry(allow=(), plugin_files=[plugin(tmp_path, "acme", GOOD)], rename={"acme.com/xpu": "example.com/gpu"})
     assert "example.com/gpu" in registry.catalog().slot_resources()

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +74,24 @@ class Endpoint:
         return self.client
 
 
+@contextmanager
+def _refusals(prefix: str = "") -> Iterator[None]:
+    """A call that fails becomes an AdmissionError in kubelet's words.
+
+    Closing the channel under a call (the plugin's stream has ended) shows here as a cancellation that nobody asked this
+    task for; kubelet's client sees an ordinary error then.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise AdmissionError(f"{prefix}{describe(error)}") from error
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise AdmissionError(f"{prefix}rpc error: code = Canceled desc = grpc: the client connection is closing") from None
+
+
 class PluginClient:
     """One dialled plugin instance."""
 
@@ -89,10 +108,8 @@ class PluginClient:
                 await self._channel.channel_ready()
         except TimeoutError as error:
             raise AdmissionError(f"failed to dial device plugin: no server on its socket within {timeout:g} s") from error
-        try:
+        with _refusals("failed to get device plugin options: "):
             options: api.DevicePluginOptions = await self._stub.GetDevicePluginOptions(api.Empty())
-        except grpc.aio.AioRpcError as error:
-            raise AdmissionError(f"failed to get device plugin options: {describe(error)}") from error
         return options
 
     async def watch(self, receive: Callable[[api.ListAndWatchResponse], None]) -> str:
@@ -107,30 +124,24 @@ class PluginClient:
     async def preferred(self, available: Sequence[str], must_include: Sequence[str], size: int) -> tuple[str, ...]:
         request = api.ContainerPreferredAllocationRequest(available_deviceIDs=available, must_include_deviceIDs=must_include, allocation_size=size)
         self._note("GetPreferredAllocation", available)
-        try:
+        with _refusals("device plugin GetPreferredAllocation rpc failed with err: "):
             answer = await self._stub.GetPreferredAllocation(api.PreferredAllocationRequest(container_requests=[request]))
-        except grpc.aio.AioRpcError as error:
-            raise AdmissionError(f"device plugin GetPreferredAllocation rpc failed with err: {describe(error)}") from error
         return tuple(answer.container_responses[0].deviceIDs) if answer.container_responses else ()
 
     async def allocate(self, ids: Sequence[str]) -> bytes:
         """The first container response, serialised; kubelet reads no other."""
         self._note("Allocate", ids)
         request = api.AllocateRequest(container_requests=[api.ContainerAllocateRequest(devices_ids=ids)])
-        try:
+        with _refusals():
             answer: api.AllocateResponse = await self._stub.Allocate(request)
-        except grpc.aio.AioRpcError as error:
-            raise AdmissionError(describe(error)) from error
         if not answer.container_responses:
             raise AdmissionError(f"no containers return in allocation response {answer}")
         return answer.container_responses[0].SerializeToString()
 
     async def pre_start(self, ids: Sequence[str], deadline: float) -> None:
         self._note("PreStartContainer", ids)
-        try:
+        with _refusals("device plugin PreStartContainer rpc failed with err: "):
             await self._stub.PreStartContainer(api.PreStartContainerRequest(devices_ids=ids), timeout=deadline)
-        except grpc.aio.AioRpcError as error:
-            raise AdmissionError(f"device plugin PreStartContainer rpc failed with err: {describe(error)}") from error
 
     async def close(self) -> None:
         await self._channel.close()

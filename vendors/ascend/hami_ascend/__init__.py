@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from hami_ascend import discovery, edits, enforce, machines, names, partition
+from hami_ascend import discovery, edits, enforce, names, partition
 from hami_framework import (
     ContainerEdits,
     Device,
@@ -22,6 +23,7 @@ from hami_framework import (
     Usage,
     hookimpl,
 )
+from hami_framework.testing.machines import read_machines
 
 HAMI_SPEC_VERSION = "1"
 
@@ -63,4 +65,4 @@ def hami_enforce(grant: Grant, devices: Sequence[Device]) -> Enforcement:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return machines.machines()
+    return read_machines(Path(__file__).parent / "fakes", {"libdcmi.so": "dcmi.c"}, "HAMI_FAKE_ASCEND")

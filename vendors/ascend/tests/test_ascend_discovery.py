@@ -89,14 +89,13 @@ def test_ai_cpus_are_the_drivers_own_count(play: Play) -> None:
 
 def test_numa_from_the_pci_device_then_from_the_cpus(play: Play) -> None:
     player = play("atlas-800t-a2")
-    pci = player.root / "sys/bus/pci/devices/0000:c1:00.0"
-    node = player.root / "sys/devices/system/node/node2"
-    pci.mkdir(parents=True)
-    node.mkdir(parents=True)
-    (pci / "numa_node").write_text("6\n")
-    (node / "cpulist").write_text("0-23\n")
+    assert [device.numa_node for device in player.discover()] == [6, 6, 4, 4, 0, 0, 2, 2]
+    player.write("/sys/bus/pci/devices/0000:01:00.0/numa_node", "-1\n")  # the kernel does not know
+    player.write("/sys/bus/pci/devices/0000:41:00.0/numa_node", "-1\n")
+    player.write("/sys/devices/system/node/node3/cpulist", "0-23\n")
     numa = {device.pci_address: device.numa_node for device in player.discover()}
-    assert (numa["0000:c1:00.0"], numa["0000:01:00.0"], numa["0000:41:00.0"]) == (6, 2, None)
+    assert (numa["0000:c1:00.0"], numa["0000:01:00.0"], numa["0000:41:00.0"]) == (6, 3, None)
+    assert [device.numa_node for device in play("atlas-a3").discover()] == [number // 4 for number in range(16)]
 
 
 def test_a_lost_chip_keeps_its_identity_and_comes_back(play: Play) -> None:

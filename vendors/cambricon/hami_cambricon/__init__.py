@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from hami_cambricon import discovery, edits, enforce, instances, machines, names, partition
+from hami_cambricon import discovery, edits, enforce, instances, names, partition
 from hami_framework import (
     ContainerEdits,
     Device,
@@ -22,6 +23,7 @@ from hami_framework import (
     Usage,
     hookimpl,
 )
+from hami_framework.testing.machines import read_machines
 
 HAMI_SPEC_VERSION = "1"
 
@@ -68,4 +70,4 @@ def hami_release(grant: Grant, devices: Sequence[Device]) -> None:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return machines.machines()
+    return read_machines(Path(__file__).parent / "fakes", {"libcndev.so": "cndev.c"}, "HAMI_FAKE_CAMBRICON")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from hami_framework import (
     ContainerEdits,
@@ -21,7 +22,8 @@ from hami_framework import (
     Usage,
     hookimpl,
 )
-from hami_hygon import discovery, edits, enforce, machines, names, partition, vdevs
+from hami_framework.testing.machines import read_machines
+from hami_hygon import discovery, edits, enforce, names, partition, vdevs
 
 HAMI_SPEC_VERSION = "1"
 
@@ -68,4 +70,4 @@ def hami_release(grant: Grant) -> None:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return machines.machines()
+    return read_machines(Path(__file__).parent / "fakes", {"librocm_smi64.so.2": "rocm_smi.c", "libhydmi.so.1": "hydmi.c"}, "HAMI_FAKE_HYGON")

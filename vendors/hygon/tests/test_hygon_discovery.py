@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from hami_framework import MIB
@@ -25,11 +27,11 @@ def test_render_node_is_not_the_index(stage):
 
 
 def test_files_under_dev_dri_go_by_pci_address(stage):
-    directory = stage.root / "sys/bus/pci/devices/0000:33:00.0/drm"
-    for file in ("card4", "renderD133"):
-        (directory / file).mkdir(parents=True)
-    silent = stage.devices({"device": {"unsupported": "render"}})
-    assert (silent[0].identity("card"), silent[0].identity("render")) == ("4", "133")
+    shutil.rmtree(stage.root / "sys/bus/pci/devices/0000:36:00.0/drm")
+    told, silent = stage.devices(), stage.devices({"device": {"unsupported": "render"}})
+    for devices in (told, silent):
+        assert (devices[0].identity("card"), devices[0].identity("render")) == ("2", "130")
+    assert (told[1].identity("card"), told[1].identity("render")) == (None, "129")
     assert silent[1].identity("render") is None
 
 

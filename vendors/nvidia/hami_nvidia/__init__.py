@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from hami_framework import (
     ContainerEdits,
@@ -21,7 +22,8 @@ from hami_framework import (
     Usage,
     hookimpl,
 )
-from hami_nvidia import discovery, edits, enforce, machines, names, partition
+from hami_framework.testing.machines import read_machines
+from hami_nvidia import discovery, edits, enforce, names, partition
 
 HAMI_SPEC_VERSION = "1"
 
@@ -63,4 +65,4 @@ def hami_enforce(grant: Grant) -> Enforcement:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return machines.machines()
+    return read_machines(Path(__file__).parent / "fakes", {"libnvidia-ml.so.1": "nvml.c"}, "HAMI_FAKE_NVIDIA")
