@@ -2,8 +2,8 @@
 """How long one placement decision takes: `python -m benchmarks.filter --nodes 5000 --devices 8 --pods 40000 --json`.
 
 A mixed cluster with resident pods on every device. One decision is filter over all nodes plus prioritize of what it let
-through, each with freshly decoded node names, as they come over HTTP. Between decisions pods are bound and others end, so
-that the engine has changed nodes to look at. `cold` is the first decision of a shape that was never asked before.
+through: by the engine alone, with freshly decoded node names and with pods that are bound and end in between, so that it
+has changed nodes to look at (`cold` is the first decision of a shape); and by the real extender over HTTP.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a hook call costs: cached, put to a plugin in this process under its budget, and put to a worker process.
 
-    python -m benchmarks.plugins [--json]
+python -m benchmarks.plugins [--json]
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from hami_framework.kube.client import KubeClient, path
 from hami_framework.model import Device, DeviceGrant, Inventory, PodGrant, show_bytes
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 FINISHED = ("Succeeded", "Failed")
 
@@ -49,17 +52,34 @@ def running_sandbox() -> dict[str, Any] | None:
     if not isinstance(found, dict) or not {"api", "kubeconfig", "pid"} <= found.keys():
         return None  # cut short by a full disk or a kill: nobody can be found by it
     sandbox: dict[str, Any] = found
-    return sandbox if Path(f"/proc/{sandbox['pid']}").exists() else None
+    return sandbox if alive(sandbox["pid"]) else None
+
+
+def alive(pid: int) -> bool:
+    """True while the process runs; one that has ended and was not yet asked for its status by its parent does not count."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def connect(kubeconfig: str | None) -> KubeClient:
     """A client for the cluster named, for the running sandbox, or for what kubectl would use. Raises `ConfigError`."""
-    if kubeconfig is None and (sandbox := running_sandbox()) is not None:
-        kubeconfig = sandbox["kubeconfig"]
+    sandbox = running_sandbox() if kubeconfig is None else None
     try:
-        return KubeClient(credentials.load(kubeconfig), on_warning=lambda text: click.echo(f"Warning: {text}", err=True))
+        known = credentials.load(kubeconfig) if sandbox is None else credentials.Credentials(server=sandbox["api"])
+        return KubeClient(known, on_warning=lambda text: click.echo(f"Warning: {text}", err=True))
     except HamiError as error:
         raise ConfigError(f"no cluster to speak to ({error}); start one with `hami sandbox up`, or name one with --kubeconfig") from error
+
+
+def run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` for work that SIGTERM cancels: it takes everything down, and the command ends with the status that shells give such an end."""
+    try:
+        return asyncio.run(work)
+    except asyncio.CancelledError:
+        raise click.exceptions.Exit(128 + signal.SIGTERM) from None
 
 
 def list_inventories(client: KubeClient) -> list[Inventory]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hami_framework.cli.cluster import grant_of, list_inventories, list_pods
+from hami_framework.cli.cluster import grant_of, list_inventories, list_pods, run_to_the_end
 from hami_framework.cli.demo_checks import Finding, check_cluster, check_nothing_leaked
-from hami_framework.cli.demo_report import Report
+from hami_framework.cli.demo_report import Report, device_label
 from hami_framework.cli.manifests import Applier, read_manifests
 from hami_framework.errors import ConfigError
 from hami_framework.kube import credentials
@@ -54,7 +54,7 @@ def command(examples: Path, verbose: bool) -> None:
         raise ConfigError(f"{nodes_file} is missing: run the demo in a checkout, or name the folder with --examples")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # the kubelet doubles lose agents on purpose; gRPC would tell of each
     begun = time.monotonic()
-    findings = asyncio.run(_run(nodes_file, examples))
+    findings = run_to_the_end(_run(nodes_file, examples))
     bad = [finding for finding in findings if not finding.holds]
     click.echo(f"\n{len(findings) - len(bad)} of {len(findings)} checks hold, {time.monotonic() - begun:.0f} s.")
     if bad:
@@ -92,6 +92,8 @@ class Demo:
         self._report = report
         self._examples = examples
         self._findings: list[Finding] = []
+        self._restarted = ("", "")
+        """Pod UID and name of the container that died with the agent."""
 
     async def play(self) -> list[Finding]:
         """All acts; what was checked, and whether it held."""
@@ -103,7 +105,6 @@ class Demo:
         await self._check()
         await self._wait_for_the_job()
         await self._clean_up()
-        self._report.checks(self._findings)
         return self._findings
 
     async def _apply(self) -> None:
@@ -126,14 +127,16 @@ class Demo:
         self._report.say(
             f"kill -9 of the agent of {VICTIM_NODE} (pid {pid}); a container of {victim['metadata']['name']} dies with it and must get its own grant again."
         )
-        self._cluster.nodes[VICTIM_NODE].kubelet.restart_container(victim["metadata"]["uid"], victim["spec"]["containers"][0]["name"])
+        self._restarted = victim["metadata"]["uid"], victim["spec"]["containers"][0]["name"]
+        self._cluster.nodes[VICTIM_NODE].kubelet.restart_container(*self._restarted)
 
     async def _settle(self) -> None:
         """All pods run but the hopeless one and the one that waits its turn."""
 
         def settled(pods: list[dict[str, Any]]) -> bool:
             open_ = {pod["metadata"]["name"] for pod in pods if pod.get("status", {}).get("phase") not in ("Running", "Succeeded")}
-            return bool(pods) and open_ <= {HOPELESS, WAITING}
+            running = {(view["podUID"], view["container"]) for view in self._cluster.containers() if view["state"] == "running"}
+            return bool(pods) and open_ <= {HOPELESS, WAITING} and self._restarted in running
 
         pods = await self._until(settled, "not all pods came to run")
         waits = next(pod for pod in pods if pod["metadata"]["name"] == WAITING)
@@ -142,17 +145,18 @@ class Demo:
     async def _fail_a_device(self) -> None:
         device = self._cluster.fail_device(SICK_NODE, SICK_DEVICE)
         took = await self._until_health(device.id, ok=False)
-        self._find(took <= 2.0, f"{device.name} failed: seen in the inventory after {took:.1f} s (at most 2)")
+        self._find(took <= 2.0, f"{device_label(device)} of {SICK_NODE} failed: seen in the inventory after {took:.1f} s (at most 2)")
         self._cluster.recover_device(SICK_NODE, SICK_DEVICE)
         took = await self._until_health(device.id, ok=True)
-        self._find(took <= 2.0, f"{device.name} recovered: seen in the inventory after {took:.1f} s (at most 2)")
+        self._find(took <= 2.0, f"{device_label(device)} of {SICK_NODE} recovered: seen in the inventory after {took:.1f} s (at most 2)")
 
     async def _check(self) -> None:
         pods, inventories = await asyncio.to_thread(list_pods, self._client), await asyncio.to_thread(list_inventories, self._client)
-        self._report.table(pods, self._cluster.containers())
-        self._findings += check_cluster(pods, inventories, self._cluster.containers())
+        self._report.table(pods, inventories, self._cluster.containers())
+        self._report.say("\nChecked while all of them run:")
+        self._note(check_cluster(pods, inventories, self._cluster.containers()))
         hopeless = next(pod for pod in pods if pod["metadata"]["name"] == HOPELESS)
-        self._find("memory-too-large" in _message(hopeless), f"{HOPELESS} is told why: {_message(hopeless).partition('. preemption')[0]}")
+        self._find("memory-too-large" in _message(hopeless), f"{HOPELESS} is refused for good, and told so: memory-too-large")
 
     async def _wait_for_the_job(self) -> None:
         await self._until(
@@ -160,19 +164,19 @@ class Demo:
         )
         self._find(True, f"{WAITING} runs now that the job has ended")
         pods, inventories = await asyncio.to_thread(list_pods, self._client), await asyncio.to_thread(list_inventories, self._client)
-        self._findings += check_cluster(pods, inventories, self._cluster.containers())
+        self._note(check_cluster(pods, inventories, self._cluster.containers()))
 
     async def _clean_up(self) -> None:
         for plural, group in (("deployments", "apps"), ("jobs", "batch"), ("pods", "")):
             for item in (await asyncio.to_thread(self._client.list, path(plural, group=group, namespace="default")))["items"]:
                 await self._delete(path(plural, group=group, namespace="default", name=item["metadata"]["name"]))
         await self._until(lambda pods: not pods, "pods were left after they were deleted")
-        self._report.say("\nEverything was deleted.")
+        self._report.say("\nEverything was deleted:")
         for _ in range(int(SETTLE_SECONDS / 0.2)):
             if all(finding.holds for finding in check_nothing_leaked(self._cluster)):
                 break
             await asyncio.sleep(0.2)
-        self._findings += check_nothing_leaked(self._cluster)
+        self._note(check_nothing_leaked(self._cluster))
 
     async def _delete(self, address: str) -> None:
         """What is gone already (a deployment takes its pods with it) is what was wanted."""
@@ -183,8 +187,12 @@ class Demo:
                 raise
 
     def _find(self, holds: bool, what: str) -> None:
-        self._findings.append(Finding(holds=holds, what=what))
-        self._report.say(f"  {'✓' if holds else '✗'} {what}")
+        self._note([Finding(holds=holds, what=what)])
+
+    def _note(self, findings: list[Finding]) -> None:
+        """Remember what was checked, and show it: now, and only once."""
+        self._findings += findings
+        self._report.checks(findings)
 
     async def _until(self, condition: Callable[[list[dict[str, Any]]], bool], otherwise: str) -> list[dict[str, Any]]:
         """Poll the pods, showing them, until the condition holds. Raises `TimeoutError`."""

@@ -10,11 +10,14 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hami_framework.cli.cluster import given, grant_of
 from hami_framework.cli.demo_checks import Finding, limits_of
+from hami_framework.model import Device, Inventory
 
 Json = dict[str, Any]
+HELD_BY = "HELD BY (memory/compute/faults)"
 COLOURS = {"Running": "green", "Succeeded": "dim", "Pending": "yellow", "Failed": "red"}
 
 
@@ -52,28 +55,44 @@ class Report:
             self._live.stop()
             self._live = None
 
-    def table(self, pods: Sequence[Json], containers: Sequence[Json]) -> None:
+    def table(self, pods: Sequence[Json], inventories: Sequence[Inventory], containers: Sequence[Json]) -> None:
         """Pod → node → device → what was granted → what holds it."""
         self.pause()
-        table = Table(title="\nWho got what", title_justify="left", box=None, pad_edge=False)
-        for column in ("POD", "CONTAINER", "NODE", "DEVICE", "GRANTED", "HELD BY"):
-            table.add_column(column, no_wrap=column != "HELD BY", overflow="fold")
+        table = Table(box=None, pad_edge=False)
+        for column in ("POD", "CONTAINER", "NODE", "DEVICE", "GRANTED", HELD_BY):
+            table.add_column(column, no_wrap=column != HELD_BY, overflow="fold")
+        labels = {device.id: device_label(device) for inventory in inventories for device in inventory.devices}
         views = {(view["podUID"], view["container"]): view for view in containers}
         for pod in pods:
-            for row in _grant_rows(pod, views):
+            for row in _grant_rows(pod, views, labels):
                 table.add_row(*row)
-        wide = Console(highlight=False, width=None if self._interactive else 200)
-        wide.print(table)
+        self.say("\nWho got what")
+        if self._interactive:
+            self._console.print(table)
+        else:
+            self._print_plain(table)
+        self._console.print()
         for pod in pods:
             if pod.get("status", {}).get("phase") == "Pending":
                 conditions = [condition.get("message", "") for condition in pod["status"].get("conditions", []) if condition["type"] == "PodScheduled"]
-                self._console.print(f"{pod['metadata']['name']} waits: {(conditions or ['not looked at yet'])[0].partition('. preemption')[0]}", markup=False)
+                self._console.print(
+                    f"{pod['metadata']['name']} has no node: {(conditions or ['not looked at yet'])[0].partition('. preemption')[0]}", markup=False
+                )
+
+    def _print_plain(self, table: Table) -> None:
+        """Lines as long as they need to be, without blanks behind them: made for logs and pipes."""
+        wide = Console(highlight=False, width=1000)
+        with wide.capture() as capture:
+            wide.print(table)
+        for line in capture.get().splitlines():
+            self._console.print(line.rstrip(), markup=False)
 
     def checks(self, findings: Sequence[Finding]) -> None:
-        """All that was checked."""
-        self.say("\nChecked:")
+        """What was just checked, a line each."""
+        self.pause()
         for finding in findings:
-            self.say(f"  {'✓' if finding.holds else '✗'} {finding.what}")
+            mark, style = ("✓", "green") if finding.holds else ("✗", "bold red")
+            self._console.print(Text.assemble("  ", (mark, style), f" {finding.what}"))
 
 
 def _pods_table(pods: Sequence[Json]) -> Table:
@@ -83,7 +102,7 @@ def _pods_table(pods: Sequence[Json]) -> Table:
     for pod in pods:
         phase = pod.get("status", {}).get("phase", "Pending")
         grant = grant_of(pod)
-        devices = [f"{held.device_name} ({given(held)})" for container in (grant.containers if grant else ()) for held in container.devices]
+        devices = [f"{held.vendor} {given(held)}" for container in (grant.containers if grant else ()) for held in container.devices]
         table.add_row(
             pod["metadata"]["name"],
             f"[{COLOURS.get(phase, 'white')}]{phase}",
@@ -93,23 +112,35 @@ def _pods_table(pods: Sequence[Json]) -> Table:
     return table
 
 
-def _grant_rows(pod: Json, views: dict[tuple[str, str], Json]) -> list[tuple[str, ...]]:
+def device_label(device: Device) -> str:
+    """A device as people speak of it: model and index on its node."""
+    return f"{device.device_class.model} #{device.index}"
+
+
+def _grant_rows(pod: Json, views: dict[tuple[str, str], Json], labels: dict[str, str]) -> list[tuple[str, ...]]:
     grant = grant_of(pod)
     uid, name, node = pod["metadata"]["uid"], pod["metadata"]["name"], pod["spec"].get("nodeName", "")
     return [
-        (name, container.container, node, held.device_name, given(held), _held_by(views.get((uid, container.container)), held.vendor))
+        (
+            name,
+            container.container,
+            node,
+            labels.get(held.device_id, held.device_name),
+            given(held),
+            _held_by(views.get((uid, container.container)), held.vendor),
+        )
         for container in (grant.containers if grant else ())
         for held in container.devices
     ]
 
 
 def _held_by(view: Json | None, vendor: str) -> str:
-    """The mechanism and the levels for memory/compute/faults, as the container's own limits file states them."""
+    """The mechanism and its levels (one where all are equal), as the container's own limits file states them."""
     if view is None or view["state"] != "running":
         return "-"
     for enforced in limits_of(view)["enforcement"]:
         if enforced["vendor"] == vendor:
             isolation = enforced["isolation"]
-            levels = "/".join(isolation.get(aspect, "advisory") for aspect in ("memory", "compute", "fault"))
-            return f"{enforced['mechanism']} ({levels})"
+            levels = [isolation.get(aspect, "advisory") for aspect in ("memory", "compute", "fault")]
+            return f"{enforced['mechanism']} ({'/'.join(levels if len(set(levels)) > 1 else levels[:1])})"
     return "-"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
@@ -14,7 +13,7 @@ from typing import Any
 
 import click
 
-from hami_framework.cli.cluster import connect, kubeconfig_option, running_sandbox, running_sandbox_file
+from hami_framework.cli.cluster import alive, connect, kubeconfig_option, run_to_the_end, running_sandbox, running_sandbox_file
 from hami_framework.cli.show import output_option, show
 from hami_framework.errors import ConfigError
 from hami_framework.kube.client import KubeClient, path
@@ -71,7 +70,7 @@ def up(
         finally:
             running_sandbox_file().unlink(missing_ok=True)
 
-    asyncio.run(run())
+    run_to_the_end(run())
 
 
 def _announce(api: str, kubeconfig: Path) -> None:
@@ -88,7 +87,7 @@ def down() -> None:
     sandbox = _running()
     os.kill(sandbox["pid"], signal.SIGTERM)
     for _ in range(300):
-        if not Path(f"/proc/{sandbox['pid']}").exists():
+        if not alive(sandbox["pid"]):
             return
         time.sleep(0.1)
     raise ConfigError(f"the sandbox (pid {sandbox['pid']}) did not end within 30 s; its logs tell why")
@@ -215,7 +214,8 @@ def _running() -> dict[str, Any]:
 
 
 def _client() -> KubeClient:
-    return connect(_running()["kubeconfig"])
+    _running()
+    return connect(None)
 
 
 def _post(address: str, body: dict[str, str]) -> dict[str, Any]:

@@ -149,11 +149,20 @@ def _read(path: str | None) -> str | None:
     return Path(path).read_text() if path else None
 
 
+def _in_words(error: Exception, arguments: list[str]) -> str:
+    """The `kubernetes` package says the same of a missing file and of an empty one, and stumbles over text that is no kubeconfig."""
+    if arguments and not any(Path(name).exists() for name in arguments[0].split(os.pathsep)):
+        return "there is no such file"
+    if isinstance(error, TypeError | AttributeError | KeyError):
+        return f"this is no kubeconfig ({type(error).__name__}: {error})"
+    return f"{type(error).__name__}: {error}"
+
+
 def _main(arguments: list[str]) -> int:
     try:
         credentials = _resolve_here(arguments[0] if arguments else None)
     except Exception as error:  # the child's whole report: the parent puts it into a ConfigError with the file's name
-        print(f"{type(error).__name__}: {error}".replace("\n", " "), file=sys.stderr)
+        print(_in_words(error, arguments).replace("\n", " "), file=sys.stderr)
         return 1
     sys.stdout.buffer.write(encode(credentials))
     return 0

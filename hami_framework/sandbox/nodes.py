@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hami_framework.config import faults, read_document
 from hami_framework.errors import ConfigError
-from hami_framework.model import Machine, Value
+from hami_framework.model import Machine, Value, read_machine_file
 from hami_framework.sandbox import quantities
 
 Machines = Mapping[str, tuple[str, Machine]]
@@ -142,11 +142,11 @@ def _own(file: Path, node: _Node, machines: Machines, path: Path) -> Placed:
         said = f"no vendor {node.vendor!r}" if node.vendor else "no vendor: line"
         raise ConfigError(f"{path}: node {node.name}: machine file {file} has {said}; name one of {', '.join(vendors) or '(none installed)'}")
     try:
-        state = file.read_text()
+        state, files = read_machine_file(file.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: node {node.name}: machine file {file} cannot be read: {error.strerror}") from error
     template = next(machine for vendor, machine in machines.values() if vendor == node.vendor)
-    own = msgspec.structs.replace(template, name=file.stem, description=f"from {file.name}", state=state)
+    own = msgspec.structs.replace(template, name=file.stem, description=f"from {file.name}", state=state, files=files)
     return Placed(vendor=node.vendor, machine=own)
 
 

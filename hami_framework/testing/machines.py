@@ -2,8 +2,8 @@
 """What a vendor's `hami_machines` needs: machines read from a folder of text files.
 
 Needs no pytest, so that a package may import it at run time. One file is one machine: its first line, a comment,
-describes it; a last section `[files]` says what the kernel would, one file a line (`/sys/…/numa_node = 3`); the rest is
-for the fake library, which reads it as `hami_fake.h` does.
+describes it; a last section `[files]` says what the kernel would (`model.read_machine_file`); the rest is for the fake
+library, which reads it as `hami_fake.h` does.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from hami_framework.model import Machine
-
-FILES = "\n[files]\n"
+from hami_framework.model import Machine, read_machine_file
 
 
 def read_machines(folder: Path, libraries: Mapping[str, str], variable: str) -> Iterator[Machine]:
@@ -24,7 +22,7 @@ def read_machines(folder: Path, libraries: Mapping[str, str], variable: str) -> 
     """
     sources = {library: str(folder / source) for library, source in libraries.items()}
     for file in sorted((folder / "machines").glob("*.ini")):
-        state, _, kernel = file.read_text().partition(FILES)
+        state, files = read_machine_file(file.read_text())
         yield Machine(
             name=file.stem,
             description=state.splitlines()[0].lstrip("# "),
@@ -32,10 +30,5 @@ def read_machines(folder: Path, libraries: Mapping[str, str], variable: str) -> 
             sources=tuple(sources.values()),
             libraries=sources,
             environment={"LD_LIBRARY_PATH": "{libdir}", variable: "{state}"},
-            files=dict(_file(line) for line in kernel.splitlines() if line.strip() and not line.startswith("#")),
+            files=files,
         )
-
-
-def _file(line: str) -> tuple[str, str]:
-    path, _, contents = line.partition("=")
-    return path.strip(), contents.strip() + "\n"

@@ -153,6 +153,8 @@ def device_ok(device: Device, holders: dict[str, list[list[DeviceGrant]]]) -> bo
     if any(device_class.mode(grant.offer.mode) is None for phases in used.values() for phase in phases for grant in phase):
         return False  # the device has become another
     everything = [(uid, grant) for uid, phases in used.items() for phase in phases for grant in phase]
+    if any(not exists_on(device_class, grant) for _, grant in everything):
+        return False
 
     def peak(amount: Callable[[DeviceGrant], int]) -> int:
         return sum(max((sum(amount(grant) for grant in phase) for phase in phases), default=0) for phases in used.values())
@@ -179,6 +181,14 @@ def device_ok(device: Device, holders: dict[str, list[list[DeviceGrant]]]) -> bo
         if mode.max_profiles is not None and len(profiles) > mode.max_profiles:
             return False
     return all(pair_ok(device_class, first, second, used) for first, second in itertools.combinations(everything, 2))
+
+
+def exists_on(device_class: DeviceClass, grant: DeviceGrant) -> bool:
+    """Whether the device has the cells, the units and the counters at all (a grant may be older than the device's class)."""
+    capacity, cost = device_class.capacity, grant.offer.cost
+    end = grant.start + cost.interval.size if cost.interval and grant.start is not None else 0
+    counters = {counter.name for counter in capacity.counters}
+    return end <= capacity.line and int(grant.units or "0x0", 16) < 1 << capacity.units and counters >= {own.name for own in cost.counters if own.amount}
 
 
 def pair_ok(device_class: DeviceClass, first: tuple[str, DeviceGrant], second: tuple[str, DeviceGrant], used: dict[str, list[list[DeviceGrant]]]) -> bool:

@@ -151,6 +151,17 @@ class TestPrioritize:
     def test_a_pod_never_filtered_has_no_preference(self) -> None:
         assert engine_with(inventory("a")).prioritize("unknown", ["a", "b"]) == {"a": 0, "b": 0}
 
+    def test_a_turned_list_gets_the_same_answers_turned(self) -> None:
+        names = [f"n{number}" for number in range(6)]
+        engine = engine_with(*(inventory(name, 1, NPU if name == "n2" else GPU) for name in names[:5]))
+        straight = engine.filter(pod("1", gib=70), names).feasible
+        turned = names[4:] + names[:4]
+        verdict = engine.filter(pod("2", gib=70), turned)
+        assert straight == ["n0", "n1", "n3", "n4"]
+        assert verdict.feasible == ["n4", "n1", "n3"]
+        assert verdict.by_reason() == {Reason.MEMORY: ["n0", "n2"], Reason.NO_INVENTORY: ["n5"]}
+        assert engine.scores("2", ["n4", "n1", "n3"]) == [0, 10, 0]
+
     def test_unknown_nodes_are_scored_zero(self) -> None:
         engine = engine_with(inventory("a"))
         engine.filter(pod("1"), None)
@@ -375,14 +386,63 @@ class TestPreemption:
         assert self.engine().preempt(pod("new", gib=60, priority=1), {"a": [], "b": []}) == {}
 
 
+TWO_MODES = DeviceClass(model="M", vendor="m", capacity=Capacity(memory_bytes=80 * GIB), modes=(Mode(name="share"), Mode(name="other")))
+
+
+def mode_by_memory(device_class: DeviceClass, request: DeviceRequest) -> tuple[Offer | Rejection, ...]:
+    return (share(GIB, mode="other" if request.memory_bytes == 2 * GIB else "share"),)
+
+
 def test_modes_do_not_coexist_until_the_last_release() -> None:
-    two_modes = DeviceClass(model="M", vendor="m", capacity=Capacity(memory_bytes=80 * GIB), modes=(Mode(name="share"), Mode(name="other")))
-    engine = Engine(lambda device_class, request: (share(GIB, mode="other" if request.memory_bytes == 2 * GIB else "share"),))
-    engine.set_inventory(inventory("a", 1, two_modes))
+    engine = Engine(mode_by_memory)
+    engine.set_inventory(inventory("a", 1, TWO_MODES))
     engine.reserve(pod("1", gib=1), "a")
     assert engine.filter(pod("2", gib=2), None).code("a") is Reason.MODE_TAKEN
     engine.forget("1")
     assert engine.filter(pod("2", gib=2), None).feasible == ["a"]
+
+
+def test_the_exact_search_passes_over_a_device_in_another_mode() -> None:
+    engine = Engine(mode_by_memory)
+    engine.set_inventory(inventory("a", 2, TWO_MODES))
+    [taken] = devices_of(engine.reserve(pod("1", gib=1), "a"))  # binpack would take it again: it is the fuller one
+    [chosen] = devices_of(engine.reserve(pod("2", gib=2), "a"))
+    assert chosen != taken
+
+
+@pytest.mark.parametrize(("count", "fits"), [pytest.param(1, [], id="one-device"), pytest.param(2, ["a"], id="two-devices")])
+def test_containers_of_one_pod_do_not_mix_modes_on_a_device(count: int, fits: list[str]) -> None:
+    engine = Engine(mode_by_memory)
+    engine.set_inventory(inventory("a", count, TWO_MODES))
+    assert engine.filter(pod("1", container("c", 1), container("d", 2)), None).feasible == fits
+
+
+class TestWhatADeviceAnswersTo:
+    def engine(self) -> Engine:
+        engine = Engine(partition)
+        known = Device(
+            id="GPU-1", name="one-gpu-1", pci_address="0000:3B:00.0", identities=(("serial", "HCU-77"), ("minor", "3"), ("phy-id", "5")), device_class=GPU
+        )
+        engine.set_inventory(Inventory(node="a", devices=(Device(id="GPU-0", name="one-gpu-0", device_class=GPU), known)))
+        return engine
+
+    @pytest.mark.parametrize("wanted", ["gpu-1", " GPU-1 ", "One-GPU-1", "0000:3b:00.0", "hcu-77"])
+    def test_any_of_its_names_in_any_case(self, wanted: str) -> None:
+        engine = self.engine()
+        assert devices_of(engine.reserve(pod("1", container("c", 4, use_ids=("none", wanted))), "a")) == ["GPU-1"]
+        assert devices_of(engine.reserve(pod("2", container("c", 4, nouse_ids=(wanted,))), "a")) == ["GPU-0"]
+
+    @pytest.mark.parametrize("number", ["3", "5"])
+    def test_bare_numbers_name_nothing(self, number: str) -> None:
+        assert self.engine().filter(pod("1", container("c", 4, use_ids=(number,))), None).code("a") is Reason.ID
+
+    def test_a_name_moves_with_its_device(self) -> None:
+        engine = self.engine()
+        wanted = pod("1", container("c", 4, use_ids=("HCU-77",)))
+        engine.set_inventory(inventory("a"))
+        assert engine.filter(wanted, None).code("a") is Reason.ID
+        engine.set_inventory(Inventory(node="b", devices=(Device(id="x", name="x", identities=(("serial", "hcu-77"),), device_class=GPU),)))
+        assert engine.filter(wanted, None).feasible == ["b"]
 
 
 def test_a_pod_that_needs_nothing_may_go_anywhere_and_holds_nothing() -> None:

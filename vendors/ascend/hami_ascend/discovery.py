@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hami_ascend import driver, enforce, names, partition
 from hami_ascend.driver import Address, Chip, DcmiError
-from hami_framework import HARD, HEALTHY, MIB, Capacity, Counter, Device, DeviceClass, GroupRule, Health, Host, Link, Membership, Mode, Usage
+from hami_framework import HARD, HEALTHY, MIB, Capacity, Counter, Device, DeviceClass, GroupRule, Health, Host, Link, LinkKind, Membership, Mode, Usage
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ GROUP_RULES = {
     "310P": GroupRule(prefer=("card",)),
 }
 _ALARMS = {1: "general", 2: "important", 3: "critical"}
-_LINKS = {1: "system", 2: "host-bridge", 3: "hccs", 4: "pcie-multi-switch", 5: "pcie-switch", 7: "hccs"}
+_LINKS: dict[int, LinkKind] = {1: "system", 2: "host-bridge", 3: "hccs", 4: "pcie-multi-switch", 5: "pcie-switch", 7: "hccs"}
 """DCMI_TOPO_TYPE_…; 6 is missing on purpose, see `_link`."""
 _SIO = 6
 
@@ -50,14 +50,14 @@ def devices(host: Host) -> Iterator[Device]:
     yield from (_device(chip, chips, host) for chip in chips)
 
 
-def health(known: Sequence[Device]) -> Mapping[str, Health]:
+def health(devices: Sequence[Device]) -> Mapping[str, Health]:
     """The state of each known chip, now."""
-    return {device.id: _health(_address(device)) for device in known}
+    return {device.id: _health(_address(device)) for device in devices}
 
 
-def usage(known: Sequence[Device]) -> Iterator[Usage]:
+def usage(devices: Sequence[Device]) -> Iterator[Usage]:
     """What DCMI measures on each chip; nothing on one that has just been lost."""
-    for device in known:
+    for device in devices:
         address = _address(device)
         try:
             yield Usage(device_id=device.id, memory_used_bytes=driver.memory(address)[1] * MIB, core_busy_percent=driver.busy_percent(address))
@@ -133,7 +133,7 @@ def _link(chip: Chip, other: Chip) -> Link | None:
         return None
     if value == _SIO and chip.address.card == other.address.card:
         return Link(peer=other.uuid, kind="sio")
-    return Link(peer=other.uuid, kind=_LINKS[value]) if value in _LINKS else None  # type: ignore[arg-type]
+    return Link(peer=other.uuid, kind=_LINKS[value]) if value in _LINKS else None
 
 
 def _groups(chip: Chip) -> Iterator[Membership]:

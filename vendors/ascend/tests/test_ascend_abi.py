@@ -35,8 +35,7 @@ def test_sizes(structure: type[ctypes.Structure], size: int) -> None:
 )
 def test_answers(play: Play, program: str, answer: str) -> None:
     code = f"from hami_ascend import driver\ntry: {program}\nexcept driver.DcmiError as error: print(error.code, error)"
-    done = subprocess.run([sys.executable, "-c", code], env=play("atlas-300i-duo").environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == answer
+    assert play("atlas-300i-duo").python(code).strip() == answer
 
 
 def test_a_node_without_the_library_has_no_devices_and_no_error() -> None:

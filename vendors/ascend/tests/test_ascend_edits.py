@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hami_ascend import edits, partition
 
-from hami_framework import ADVISORY, HARD, MIB, SOFT, Device, DeviceGrant, DeviceRequest, Grant, Isolation, Offer
-from hami_framework.model import Owner
+from hami_framework import ADVISORY, HARD, MIB, SOFT, Device, DeviceGrant, DeviceRequest, Grant, Isolation, Offer, Owner
 
 Play = Callable[[str], Any]
 

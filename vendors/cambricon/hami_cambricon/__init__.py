@@ -3,29 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hami_cambricon import discovery, edits, enforce, instances, names, partition
-from hami_framework import (
-    ContainerEdits,
-    Device,
-    DeviceClass,
-    DeviceRequest,
-    Enforcement,
-    Grant,
-    Health,
-    Host,
-    Machine,
-    Offer,
-    Rejection,
-    ResourceNames,
-    Usage,
-    hookimpl,
-)
+from hami_framework import ContainerEdits, Device, Grant, Machine, ResourceNames, hookimpl
 from hami_framework.testing.machines import read_machines
 
 HAMI_SPEC_VERSION = "1"
+
+hami_discover = hookimpl(discovery.devices)
+hami_health = hookimpl(discovery.health)
+hami_usage = hookimpl(discovery.usage)
+hami_partition = hookimpl(partition.offers)
+hami_enforce = hookimpl(enforce.for_grant)
+hami_release = hookimpl(instances.destroy)
 
 
 @hookimpl
@@ -34,38 +26,8 @@ def hami_resources() -> Iterable[ResourceNames]:
 
 
 @hookimpl
-def hami_discover(host: Host) -> Iterable[Device]:
-    return discovery.devices(host)
-
-
-@hookimpl
-def hami_health(devices: Sequence[Device]) -> Mapping[str, Health]:
-    return discovery.health(devices)
-
-
-@hookimpl
-def hami_usage(devices: Sequence[Device]) -> Iterable[Usage]:
-    return discovery.usage(devices)
-
-
-@hookimpl
-def hami_partition(device_class: DeviceClass, request: DeviceRequest) -> Iterable[Offer | Rejection]:
-    return partition.offers(device_class, request)
-
-
-@hookimpl
 def hami_allocate(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
     return edits.for_grant(grant, devices, instances.made(grant, devices))
-
-
-@hookimpl
-def hami_enforce(grant: Grant) -> Enforcement:
-    return enforce.for_grant(grant)
-
-
-@hookimpl
-def hami_release(grant: Grant, devices: Sequence[Device]) -> None:
-    instances.destroy(grant, devices)
 
 
 @hookimpl

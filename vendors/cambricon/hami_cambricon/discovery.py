@@ -44,14 +44,14 @@ def devices(host: Host) -> Iterator[Device]:
     yield from (_device(card, host) for card in sorted(_seen.values(), key=lambda card: card.index))
 
 
-def health(known: Sequence[Device]) -> Mapping[str, Health]:
+def health(devices: Sequence[Device]) -> Mapping[str, Health]:
     """The state of each known card, now."""
-    return {device.id: _health(uuid(device)) for device in known}
+    return {device.id: _health(uuid(device)) for device in devices}
 
 
-def usage(known: Sequence[Device]) -> Iterator[Usage]:
+def usage(devices: Sequence[Device]) -> Iterator[Usage]:
     """What CNDev measures on each card; nothing on one that has just been lost."""
-    for device in known:
+    for device in devices:
         try:
             used = driver.memory_used_mib(uuid(device)) * MIB
             yield Usage(device_id=device.id, memory_used_bytes=used, core_busy_percent=driver.busy_percent(uuid(device)))

@@ -31,8 +31,7 @@ def test_a_wrong_version_word_is_refused(play: Play) -> None:
         "try: driver.get('cndevGetDeviceCount', count)\n"
         "except driver.CndevError as error: print(error.code, error)"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=player.environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "3 cndevGetDeviceCount: wrong API version (CNDev error 3)\n"
+    assert player.python(program) == "3 cndevGetDeviceCount: wrong API version (CNDev error 3)\n"
 
 
 def test_a_node_without_the_library_has_no_devices_and_no_error() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 
 from hami_cambricon import partition
 
-from hami_framework import HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Isolation, Offer
-from hami_framework.model import Owner
+from hami_framework import HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Isolation, Offer, Owner
 
 Play = Callable[[str], Any]
 

@@ -3,69 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from hami_framework import (
-    ContainerEdits,
-    Device,
-    DeviceClass,
-    DeviceRequest,
-    Enforcement,
-    Grant,
-    Health,
-    Host,
-    Machine,
-    Offer,
-    Rejection,
-    ResourceNames,
-    Usage,
-    hookimpl,
-)
+from hami_framework import Machine, ResourceNames, hookimpl
 from hami_framework.testing.machines import read_machines
 from hami_hygon import discovery, edits, enforce, names, partition, vdevs
 
 HAMI_SPEC_VERSION = "1"
 
+hami_discover = hookimpl(discovery.devices)
+hami_health = hookimpl(discovery.health)
+hami_usage = hookimpl(discovery.usage)
+hami_partition = hookimpl(partition.offers)
+hami_allocate = hookimpl(edits.for_grant)
+hami_enforce = hookimpl(enforce.for_grant)
+hami_release = hookimpl(vdevs.release)
+
 
 @hookimpl
 def hami_resources() -> ResourceNames:
     return names.RESOURCES
-
-
-@hookimpl
-def hami_discover(host: Host) -> Iterable[Device]:
-    return discovery.devices(host)
-
-
-@hookimpl
-def hami_health(devices: Sequence[Device]) -> Mapping[str, Health]:
-    return discovery.health(devices)
-
-
-@hookimpl
-def hami_usage(devices: Sequence[Device]) -> Iterable[Usage]:
-    return discovery.usage(devices)
-
-
-@hookimpl
-def hami_partition(device_class: DeviceClass, request: DeviceRequest) -> Iterable[Offer | Rejection]:
-    return partition.offers(device_class, request)
-
-
-@hookimpl
-def hami_allocate(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
-    return edits.for_grant(grant, devices)
-
-
-@hookimpl
-def hami_enforce(grant: Grant) -> Enforcement:
-    return enforce.for_grant(grant)
-
-
-@hookimpl
-def hami_release(grant: Grant) -> None:
-    vdevs.release(grant)
 
 
 @hookimpl

@@ -32,14 +32,14 @@ def devices(host: Host) -> Iterator[Device]:
         )
 
 
-def health(known: Sequence[Device]) -> Mapping[str, Health]:
+def health(devices: Sequence[Device]) -> Mapping[str, Health]:
     """The state of each known card, now."""
-    return {device.id: _health(_serial(device)) for device in known}
+    return {device.id: _health(_serial(device)) for device in devices}
 
 
-def usage(known: Sequence[Device]) -> Iterator[Usage]:
+def usage(devices: Sequence[Device]) -> Iterator[Usage]:
     """What the library measures on each healthy card."""
-    for device in known:
+    for device in devices:
         if device.health.ok:
             serial = _serial(device)
             yield Usage(device_id=device.id, memory_used_bytes=driver.memory_used_bytes(serial), core_busy_percent=driver.busy_percent(serial))

@@ -9,8 +9,7 @@ import hami_hygon
 import pytest
 from hami_hygon import vdevs
 
-from hami_framework import GIB, HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Host, Isolation, Offer, Reason, Rejection
-from hami_framework.model import Owner
+from hami_framework import GIB, HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Host, Isolation, Offer, Owner, Reason, Rejection
 
 
 @pytest.fixture

@@ -6,8 +6,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from hami_framework import HARD, HEALTHY, KIB, MIB, Capacity, Cost, Device, DeviceClass, Health, Host, Interval, Link, Membership, Mode, PartitionProfile, Usage
-from hami_framework.model.device import LinkKind
+from hami_framework import (
+    HARD,
+    HEALTHY,
+    KIB,
+    MIB,
+    Capacity,
+    Cost,
+    Device,
+    DeviceClass,
+    Health,
+    Host,
+    Interval,
+    Link,
+    LinkKind,
+    Membership,
+    Mode,
+    PartitionProfile,
+    Usage,
+)
 from hami_nvidia import driver, enforce, names
 from hami_nvidia.driver import Gpu, MigProfile
 
@@ -37,14 +54,14 @@ def devices(host: Host) -> Iterator[Device]:
         )
 
 
-def health(known: Sequence[Device]) -> Mapping[str, Health]:
+def health(devices: Sequence[Device]) -> Mapping[str, Health]:
     """The state of each known GPU, now."""
-    return {device.id: _health(device.id) for device in known}
+    return {device.id: _health(device.id) for device in devices}
 
 
-def usage(known: Sequence[Device]) -> Iterator[Usage]:
+def usage(devices: Sequence[Device]) -> Iterator[Usage]:
     """What NVML measures on each healthy GPU."""
-    for device in known:
+    for device in devices:
         if device.health.ok:
             yield Usage(device_id=device.id, memory_used_bytes=driver.memory_used_bytes(device.id), core_busy_percent=driver.busy_percent(device.id))
 

@@ -7,8 +7,7 @@ import hami_nvidia
 import msgspec
 import pytest
 
-from hami_framework import ADVISORY, GIB, HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Offer, Reason, Rejection
-from hami_framework.model import Owner
+from hami_framework import ADVISORY, GIB, HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Offer, Owner, Reason, Rejection
 
 
 @pytest.fixture
