@@ -9,9 +9,8 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 import uvicorn
@@ -20,14 +19,15 @@ from hami_framework.codec.annotations import POLICIES
 from hami_framework.codec.pods import read_pod
 from hami_framework.codec.resources import ResourceCatalog
 from hami_framework.kube.client import KubeClient
-from hami_framework.model import PodRequest
+from hami_framework.model import Inventory, PodRequest
 from hami_framework.placement.engine import Engine
 from hami_framework.scheduler.app import make_app
 from hami_framework.scheduler.binding import Binder
 from hami_framework.scheduler.events import EventWriter
 from hami_framework.scheduler.metrics import Metrics
 from hami_framework.scheduler.service import Extender
-from hami_framework.scheduler.state import ClusterState, PodListener, PodView
+from hami_framework.scheduler.state import ClusterState, Listener, PodView
+from hami_framework.scheduler.strangers import Strangers
 from hami_framework.scheduler.usage import promised
 
 EXPIRY_SECONDS = 1.0
@@ -46,7 +46,7 @@ verdicts every few answers, some milliseconds each time; hardly anything here is
 _log = logging.getLogger(__name__)
 
 
-class Scheduler(PodListener):
+class Scheduler(Listener):
     """All parts of one extender. Make it inside the running event loop."""
 
     def __init__(
@@ -63,10 +63,18 @@ class Scheduler(PodListener):
         self.metrics = Metrics()
         self.events = EventWriter(client, self.metrics)
         self.binder = Binder(engine, client, self.metrics, **(binder_options or {}))
-        read: Callable[[dict[str, Any]], PodRequest] = partial(read_pod, catalog=catalog, policies=policies)
+        self.strangers = Strangers(catalog)
+
+        def read(pod: dict[str, Any]) -> PodRequest:
+            self.strangers.check(pod)
+            return read_pod(pod, catalog, policies=policies)
+
         self.extender = Extender(engine, read, self.binder, client, self.events, self.metrics)
         self.state = ClusterState(engine, client, self.events, self.metrics, self, **reflector_options)
         self.app = make_app(self.extender, self.metrics, self._promised, self._refresh_gauges)
+
+    def inventory_read(self, inventory: Inventory) -> None:
+        self.strangers.learn(inventory)
 
     def pod_bound(self, pod: PodView) -> None:
         self.binder.pod_seen(pod.metadata.uid, pod.spec.node_name, pod.grant_text)

@@ -59,8 +59,11 @@ class PodView(msgspec.Struct, gc=False):
         return (self.metadata.annotations or {}).get(GRANT_ANNOTATION)
 
 
-class PodListener:
-    """Who else wants to know about pods."""
+class Listener:
+    """Who else wants to know what the watches show."""
+
+    def inventory_read(self, inventory: Inventory) -> None:
+        """A node's inventory is there, or has changed."""
 
     def pod_bound(self, pod: PodView) -> None:
         """The watch shows the pod on a node."""
@@ -72,7 +75,7 @@ class PodListener:
 class ClusterState:
     """Feeds the engine. `run` follows the cluster until cancelled; `synced` is set when all three lists are complete."""
 
-    def __init__(self, engine: Engine, client: KubeClient, events: EventWriter, metrics: Metrics, listener: PodListener, **reflector_options: Any) -> None:
+    def __init__(self, engine: Engine, client: KubeClient, events: EventWriter, metrics: Metrics, listener: Listener, **reflector_options: Any) -> None:
         self._engine, self._events, self._metrics, self._listener = engine, events, metrics, listener
         self._nodes: set[str] = set()
         self._inventories: dict[str, Inventory] = {}
@@ -151,12 +154,13 @@ class ClusterState:
     def _inventory(self, document: dict[str, Any]) -> None:
         name = document["metadata"]["name"]
         try:
-            self._inventories[name] = inventories.from_object(document)
+            self._inventories[name] = inventory = inventories.from_object(document)
         except FormatError as error:
             # What was readable before stays: its grants are live. A new node without a readable inventory has none.
             self._report_bad("inventory", f"inventory {name}", str(error), error)
             return
         self._reported.pop(f"inventory {name}", None)
+        self._listener.inventory_read(inventory)
         self._show(name)
 
     def _inventory_deleted(self, meta: Metadata) -> None:
