@@ -30,7 +30,7 @@ demo: venv ## a mixed-vendor cluster in one process tree: who got what, and why 
 
 .PHONY: test
 test: lint ## everything `main` must pass, with seeded, reduced random suites
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: test-deep
 test-deep: venv ## the random and fuzz suites with their stated counts

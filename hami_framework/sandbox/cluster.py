@@ -108,10 +108,12 @@ class Cluster:
         Raises `ConfigError` when a fake cannot be built, `Unavailable` when something does not come up in time.
         """
         self._end_on_sigterm()
+        starting = asyncio.create_task(self._start(), name="sandbox start")
         try:
-            await self._start()
+            await asyncio.shield(starting)
             await self.wait_ready(timeout_s)
         except BaseException:
+            await asyncio.gather(starting, return_exceptions=True)  # what is half started (a gRPC server) cannot be stopped cleanly
             await self.down()
             raise
 
