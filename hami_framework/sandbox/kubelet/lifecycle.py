@@ -91,8 +91,10 @@ class PodWorker:
             sending.cancel()
 
     async def reject(self, status: dict[str, Any]) -> None:
-        """The pod was not admitted: say so, then wait to be deleted."""
+        """The pod was not admitted: say so, then wait to be deleted. What ran of it under an earlier kubelet is ended, as kubelet's clean-up does."""
         self.terminated = True
+        for run in self._runs():
+            self._kit.runtime.exit(self.uid, run.config.container, STOPPED)
         sending = asyncio.create_task(self.sender.run())
         try:
             self.sender.put(status)

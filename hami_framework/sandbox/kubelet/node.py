@@ -162,10 +162,16 @@ class _Process:
         mirror = self._api.mirror(self._double.node, self._on_pod, self._on_gone)
         self._spawn(mirror.run(), "pod watch")
         await mirror.synced.wait()
+        self._remove_orphans()
         while True:
             if self._queue.empty():
                 self.admission.manager.sources_ready = True
             await self._admit(await self._queue.get())
+
+    def _remove_orphans(self) -> None:
+        """Containers of pods that ended or vanished while no kubelet looked (kubelet's HandlePodCleanups)."""
+        for uid in {container.config.pod_uid for container in self._double.runtime.containers()} - self._workers.keys():
+            self._double.runtime.remove_pod(uid)
 
     def _on_pod(self, pod: Object) -> None:
         uid = pod["metadata"]["uid"]
