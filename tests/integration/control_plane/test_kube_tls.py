@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TLS both ways: the server's certificate against the cluster's CA and name, ours against theirs, and tokens that run out.
 
-The certificates in `tests/data/tls` were made for this test (server: DNS name `kubernetes`), and open nothing else.
+The certificates are made anew for each test (server: DNS name `kubernetes`).
 """
 
 from __future__ import annotations
@@ -14,32 +14,29 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from hami_framework.kube.client import KubeClient, path
 from hami_framework.kube.credentials import Credentials
 from hami_framework.kube.errors import TransportError
 
-TLS = Path(__file__).parents[2] / "data" / "tls"
-
-
-def text(name: str) -> str:
-    return (TLS / name).read_text()
-
 
 @pytest.fixture
 def credentials(api: Any) -> Credentials:
     """Credentials for the fake API server, which from now on speaks TLS and asks for a client certificate."""
+    authority = trustme.CA()
+    client = authority.issue_cert("client@hami.example")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "server.pem", TLS / "server.key")
-    context.load_verify_locations(TLS / "ca.pem")
+    authority.issue_cert("kubernetes").configure_cert(context)
+    authority.configure_trust(context)
     context.verify_mode = ssl.CERT_REQUIRED
     api.server.socket = context.wrap_socket(api.server.socket, server_side=True, do_handshake_on_connect=False)
     api.put("pods", {"metadata": {"namespace": "d", "name": "web"}, "spec": {}})
     return Credentials(
         server=api.url.replace("http:", "https:"),
-        ca_pem=text("ca.pem"),
-        client_cert_pem=text("client.pem"),
-        client_key_pem=text("client.key"),
+        ca_pem=authority.cert_pem.bytes().decode(),
+        client_cert_pem=client.cert_chain_pems[0].bytes().decode(),
+        client_key_pem=client.private_key_pem.bytes().decode(),
         tls_server_name="kubernetes",
     )
 
