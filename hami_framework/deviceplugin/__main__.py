@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--worker-env", action="append", default=[], metavar="VENDOR:KEY=VALUE", help="environment of one vendor's worker; repeatable")
     own.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE", help="load a vendor from one file; repeatable")
     own.add_argument("--allow", action="append", metavar="NAME", help="load these vendors only; repeatable")
+    own.add_argument("--worker-user", action="append", default=[], metavar="VENDOR=UID", help="the user that a vendor's worker drops to; repeatable")
     own.add_argument("--rename", action="append", default=[], metavar="FROM=TO", help="the cluster's name for a vendor's resource; repeatable")
     own.add_argument("--vendor-settings", action="append", default=[], metavar="VENDOR=JSON", help="a vendor's own settings, a JSON object; repeatable")
     own.add_argument("--memory-overcommit-percent", type=int, default=100, help="as the scheduler extender's for this node (%(default)s)")
@@ -70,6 +71,16 @@ def renames(given: list[str]) -> dict[str, str]:
     found = {declared: name for declared, _, name in (text.partition("=") for text in given)}
     if wrong := [declared for declared, name in found.items() if not (declared and name)]:
         raise ConfigError(f"--rename {wrong[0]!r}: write FROM=TO, both of them resource names (domain/name)")
+    return found
+
+
+def users(given: list[str]) -> dict[str, int]:
+    """`VENDOR=UID` by vendor. Raises ConfigError."""
+    found = {}
+    for vendor, _, uid in (text.partition("=") for text in given):
+        if not vendor or not uid.isdecimal():
+            raise ConfigError(f"--worker-user {vendor}={uid}: write VENDOR=UID, with the number of the user")
+        found[vendor] = int(uid)
     return found
 
 
@@ -116,6 +127,7 @@ async def serve(options: argparse.Namespace, began: float) -> None:
         options.plugin,
         renames(options.rename),
         settings(options.vendor_settings),
+        users(options.worker_user),
     )
     await pool.start()
     try:

@@ -34,9 +34,16 @@ def main() -> int:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(options.socket)
     if options.user is not None:
-        os.setgid(options.user)
-        os.setuid(options.user)
+        drop_privileges(options.user)
     return serve(connection, msgspec.json.decode(options.source, type=Source))
+
+
+def drop_privileges(uid: int) -> None:
+    """Become this user, with the group of the same number and no other, for good. Raises PermissionError where that is not ours to do."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
 
 
 def serve(connection: socket.socket, source: Source) -> int:

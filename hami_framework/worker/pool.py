@@ -20,7 +20,8 @@ class WorkerPool:
 
     `directory`: for the workers' sockets, private to the agent. `environments`: what a vendor's worker finds in its
     environment beside the agent's own (in the sandbox: where the fake library is). `rename`: declared resource name → the
-    name this cluster uses. `settings`: each vendor's own section, which its hooks find in `Host.settings`. Create it inside a running loop, and
+    name this cluster uses. `settings`: each vendor's own section, which its hooks find in `Host.settings`. `users`: vendor → uid its worker drops to
+    before the plugin is loaded (absent: the agent's own). Create it inside a running loop, and
     start it before gRPC is imported: what comes later may fork threads.
     """
 
@@ -33,14 +34,15 @@ class WorkerPool:
         plugin_files: Sequence[Path] = (),
         rename: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, object]] | None = None,
+        users: Mapping[str, int] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.problems: list[Problem]
         sources, self.problems = find_sources(allow, plugin_files)
         self.on_change: Callable[[], None] = lambda: None
-        environments, settings, rename = environments or {}, settings or {}, rename or {}
+        environments, settings, rename, users = environments or {}, settings or {}, rename or {}, users or {}
         self._workers = {
-            name: VendorWorker(source, directory, _own_view(host, settings.get(name)), environments.get(name, {}), self._changed, rename)
+            name: VendorWorker(source, directory, _own_view(host, settings.get(name)), environments.get(name, {}), self._changed, rename, users.get(name))
             for name, source in ((source.vendor, source) for source in sources)
         }
 

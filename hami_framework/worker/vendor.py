@@ -43,6 +43,7 @@ class VendorWorker:
         environment: Mapping[str, str],
         on_change: Callable[[], None],
         rename: Mapping[str, str],
+        user: int | None = None,
     ) -> None:
         self.name = source.vendor
         self.info = VendorInfo(name=source.vendor, package=source.package, version=source.version, state="starting")
@@ -53,6 +54,7 @@ class VendorWorker:
         self._environment = environment
         self._on_change = on_change
         self._rename = rename
+        self._user = user
         self._process: WorkerProcess | None = None
         self._failing: set[str] = set()
         self._wake = asyncio.Event()
@@ -100,7 +102,7 @@ class VendorWorker:
         pause = FIRST_PAUSE_SECONDS
         while True:
             try:
-                process = self._process = await WorkerProcess.start(self._source, self._directory, self._environment)
+                process = self._process = await WorkerProcess.start(self._source, self._directory, self._environment, self._user)
                 await self._watch(process)
             except PluginError as error:
                 was_ready = self.info.state == "ready"

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -159,6 +162,33 @@ async def test_usage_is_read_on_demand(pool: WorkerPool) -> None:
     """`hami_usage` answers a reading per device, and may be a generator like every gathered answer."""
     await pool.start(wait_seconds=10)
     assert [(reading.device_id, reading.memory_used_bytes) for reading in await pool.usage("acme")] == [("acme-0", 1 << 20), ("acme-1", 1 << 20)]
+
+
+def test_a_worker_gives_its_privileges_up_for_good() -> None:
+    """In a child of our own: as root it becomes nobody and cannot come back; as anybody else it stays who it is and becomes nobody else."""
+    program = """
+import os
+from hami_framework.worker.main import drop_privileges
+own = os.geteuid()
+wanted = 65534 if own == 0 else own
+drop_privileges(wanted)
+assert os.getresuid() == (wanted,) * 3, os.getresuid()
+assert own != 0 or (os.getresgid() == (wanted,) * 3 and os.getgroups() == []), os.getgroups()
+try:
+    drop_privileges(wanted + 1)
+except PermissionError:
+    print("for good")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "for good\n"
+
+
+async def test_a_worker_runs_as_the_user_it_was_given(short_directory: Path) -> None:
+    (short_directory / "acme.py").write_text(PLUGIN.read_text())
+    pool = WorkerPool(short_directory / "w", Host(node="n1"), allow=(), plugin_files=[short_directory / "acme.py"], users={"acme": os.geteuid()})
+    await pool.start(wait_seconds=10)
+    assert pool.vendors["acme"].state == "ready", pool.vendors["acme"].reason
+    await pool.stop()
 
 
 async def test_workers_are_killed_with_the_pool(pool: WorkerPool) -> None:
