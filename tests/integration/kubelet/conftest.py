@@ -259,9 +259,17 @@ class Lab:
             return await getattr(stub, method)(request, timeout=5)
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+        """Wait until the condition holds. A status that was not sent yet (KeyError) is "not yet", like any other."""
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 — what is waited for has no event
+            while not _holds(condition):  # noqa: ASYNC110 — what is waited for has no event
                 await asyncio.sleep(0.005)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    try:
+        return condition()
+    except KeyError:
+        return False
 
 
 def container(name: str, count: int, resource: str = RESOURCE) -> dict[str, Any]:

@@ -54,7 +54,7 @@ async def test_end_of_stream_makes_all_devices_unhealthy_but_keeps_the_capacity(
     plugin = await lab.plugin("a", "b")
     await plugin.down()
     await lab.until(lambda: lab.kubelet.registered() == {"example.com/slot": 0})
-    await lab.until(lambda: lab.api.node["status"].get("allocatable", {}).get("example.com/slot") == "0")
+    await lab.until(lambda: lab.api.node["status"]["allocatable"]["example.com/slot"] == "0")
     assert lab.api.node["status"]["capacity"]["example.com/slot"] == "2"
 
 
