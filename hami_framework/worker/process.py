@@ -20,6 +20,7 @@ from hami_framework.plugins import Source
 from hami_framework.worker.protocol import BUDGET_SECONDS, LENGTH, MAX_FRAME_BYTES, RESULTS, Answer, Call, Hello, frame, plain
 
 START_BUDGET_SECONDS = 10.0
+ACCEPT_POLL_SECONDS = 0.005
 _PEER = struct.Struct("3i")
 """Linux `struct ucred` as SO_PEERCRED answers it: pid, uid, gid."""
 
@@ -70,7 +71,12 @@ class WorkerProcess:
     @classmethod
     async def _greet(cls, vendor: str, process: subprocess.Popen[bytes], listener: socket.socket) -> WorkerProcess:
         connection = await _accept(listener, vendor, process)
-        reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_FRAME_BYTES)
+        connection.setblocking(False)
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_FRAME_BYTES)
+        except BaseException:
+            connection.close()
+            raise
         try:
             hello = await _read(reader, Hello)
             if hello.problem:
@@ -124,19 +130,14 @@ def _command(source: Source, path: Path, user: int | None) -> list[str]:
 
 async def _accept(listener: socket.socket, vendor: str, process: subprocess.Popen[bytes]) -> socket.socket:
     """The connection of our own child, and of nobody else; notices when the child dies before it connects."""
-    loop = asyncio.get_running_loop()
-    accepting = asyncio.ensure_future(loop.sock_accept(listener))
-    try:
-        while True:
-            done, _ = await asyncio.wait({accepting}, timeout=0.05)
-            if done:
-                break
+    while True:
+        try:
+            connection, _ = listener.accept()  # not the loop's: a cancelled sock_accept can lose a connection it has accepted
+            break
+        except BlockingIOError:
             if process.poll() is not None:
-                raise Broken(vendor, "(start)", f"died while starting ({_last_words(process)})")
-    finally:
-        if not accepting.done():
-            accepting.cancel()
-    connection, _ = accepting.result()
+                raise Broken(vendor, "(start)", f"died while starting ({_last_words(process)})") from None
+            await asyncio.sleep(ACCEPT_POLL_SECONDS)
     pid, uid, _gid = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     if pid != process.pid or uid != os.geteuid():
         connection.close()
