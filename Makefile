@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VENDORS := nvidia ascend cambricon hygon
 WORKERS ?= 2
+NATIVE := $(foreach v,$(VENDORS),vendors/$(v)/hami_$(v)/lib/libhami_$(v).so)
+NATIVE_SOURCES := $(wildcard interceptors/core/* interceptors/spec/*.toml interceptors/shim/*/* interceptors/gen/hami_interceptor/*.py)
 
 .DEFAULT_GOAL := help
 
@@ -15,12 +17,19 @@ help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | while IFS="$$(printf '\t')" read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
 
 .PHONY: venv
-venv: $(STAMP) ## a ready .venv with the core and the four vendors
+venv: $(STAMP) native ## a ready .venv with the core, the four vendors and their interceptors
 
-$(STAMP): requirements/dev.txt pyproject.toml $(VENDORS:%=vendors/%/pyproject.toml)
+.PHONY: native
+native: $(NATIVE) ## the four vendors' interceptors, where an editable installation looks for them
+
+$(NATIVE): $(STAMP) $(NATIVE_SOURCES)
+	$(BIN)/python -m hami_interceptor project vendors/$(word 2,$(subst /, ,$@))
+
+$(STAMP): requirements/dev.txt pyproject.toml interceptors/pyproject.toml $(VENDORS:%=vendors/%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hami-framework needs Python >= 3.11; name one with make PYTHON=python3.x" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e interceptors
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . $(VENDORS:%=-e vendors/%)
 	@touch $@
 
@@ -40,8 +49,9 @@ test-deep: venv ## the random and fuzz suites with their stated counts
 lint: venv ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hami_framework benchmarks $(foreach v,$(VENDORS),vendors/$(v)/hami_$(v))
+	$(BIN)/mypy hami_framework benchmarks interceptors/gen/hami_interceptor $(foreach v,$(VENDORS),vendors/$(v)/hami_$(v))
 	$(BIN)/lint-imports
+	$(BIN)/python -m hami_interceptor layout --check
 
 .PHONY: fix
 fix: venv ## let ruff mend what it can
@@ -49,8 +59,13 @@ fix: venv ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 .PHONY: generate
-generate: venv ## the gRPC stubs, from the protos in the tree
+generate: venv ## the gRPC stubs, from the protos in the tree; the shared files' layout, from its table
+	$(BIN)/python -m hami_interceptor layout
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. hami_framework/kubelet_api/*.proto
+
+.PHONY: coverage
+coverage: venv ## per driver API and version: exported, classified, must_hook, hooked, tested; fails while a symbol has no class
+	$(BIN)/python -m hami_interceptor coverage
 
 .PHONY: bench
 bench: venv ## the three benchmarks; figures and budgets stand in docs/benchmarks.md
@@ -59,8 +74,8 @@ bench: venv ## the three benchmarks; figures and budgets stand in docs/benchmark
 	$(BIN)/python -m benchmarks.plugins
 
 .PHONY: wheels
-wheels: venv ## sdist and wheel of the core and of each vendor, in build/dist
-	for project in . $(VENDORS:%=vendors/%); do $(BIN)/python -m build --no-isolation --outdir build/dist $$project || exit 1; done
+wheels: venv ## sdist and wheel of the core, the interceptor SDK and of each vendor, in build/dist
+	for project in . interceptors $(VENDORS:%=vendors/%); do $(BIN)/python -m build --no-isolation --outdir build/dist $$project || exit 1; done
 
 .PHONY: lock
 lock: ## renew requirements/dev.txt from dev.in (needs uv on the PATH)
@@ -68,4 +83,4 @@ lock: ## renew requirements/dev.txt from dev.in (needs uv on the PATH)
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis $(dir $(NATIVE))

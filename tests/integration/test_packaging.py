@@ -19,6 +19,8 @@ PROJECTS = {
     "hami_framework": ROOT,
     **{f"hami_framework_{vendor}": ROOT / "vendors" / vendor for vendor in VENDORS},
     "hami_framework_acme": ROOT / "examples" / "vendor-acme",
+    "hami_interceptor_sdk": ROOT / "interceptors",
+    "hami_interceptor_acme": ROOT / "examples" / "interceptor-acme",
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("packaging")]
@@ -66,7 +68,21 @@ def test_a_vendors_wheel_carries_its_fakes(wheels: dict[str, Path], vendor: str)
     names = zipfile.ZipFile(wheels[f"hami_framework_{vendor}"]).namelist()
     assert any(name.endswith(".c") for name in names)
     assert any(name.endswith(".ini") for name in names)
-    assert not any(name.endswith(".so") for name in names)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+def test_a_vendors_wheel_carries_its_interceptor_and_no_other_binary(wheels: dict[str, Path], vendor: str) -> None:
+    wheel = wheels[f"hami_framework_{vendor}"]
+    names = zipfile.ZipFile(wheel).namelist()
+    assert [name for name in names if ".so" in name or name.endswith((".o", ".a"))] == [f"hami_{vendor}/lib/libhami_{vendor}.so"]
+    assert not wheel.name.endswith("-any.whl")
+
+
+def test_the_sdk_carries_the_c_and_no_binary(wheels: dict[str, Path]) -> None:
+    names = zipfile.ZipFile(wheels["hami_interceptor_sdk"]).namelist()
+    sources = {name.split("/")[2] for name in names if name.startswith("hami_interceptor/sources/")}
+    assert sources == {"core", "spec", "shim", "fakes"}
+    assert not any(name.endswith((".so", ".o", ".a", ".pyc")) for name in names)
 
 
 def test_the_core_carries_the_protos_and_the_fake_header(wheels: dict[str, Path]) -> None:
