@@ -97,7 +97,7 @@ struct hami_memory_view hami_memory_view(int device);
 /* What a first context costs here: the policy's figure, else what an earlier process of the container measured, else 0. */
 uint64_t hami_context_bytes(int device);
 void hami_context_measured(int device, uint64_t bytes);
-/* Serialises measuring among the container's processes (OFD lock on the state file, taken outside any mutex). Always pair. */
+/* Serialises measuring among the container's processes (record lock on the state file, taken outside any mutex). Always pair. */
 void hami_measure_begin(void);
 void hami_measure_end(void);
 
@@ -156,6 +156,8 @@ enum hami_verdict hami_linear_keep(const struct hami_linear *how, uint64_t point
 bool hami_linear_take(const struct hami_linear *how, uint64_t pointer, struct hami_entry *entry);
 void hami_linear_freed(const struct hami_linear *how, struct hami_entry *entry);    /* the driver has freed it */
 void hami_linear_return(const struct hami_linear *how, const struct hami_entry *entry); /* the driver's free failed */
+/* hami_book_sweep for linear memory: small blocks let go of their chunks too. For HAMI_BOOK_POINTER use this one. */
+size_t hami_linear_sweep(const struct hami_linear *how, bool (*match)(const struct hami_entry *entry, void *context), void *context);
 
 /* -- compute (compute.c) ---------------------------------------------------------------------------------------- */
 
@@ -164,7 +166,8 @@ struct hami_launch {
     int device;
     uint64_t key;         /* function (or executable graph) mixed with log2 of its grid */
     uint64_t charged_ns;
-    bool sample;          /* the front end shall time this one with events, if it can, and report with hami_launch_observed */
+    bool sample;          /* the front end shall put hami_sample_before and _after around this one, or time it itself and report it */
+    uint32_t pair;        /* internal: which pair of events times it */
 };
 
 /*

@@ -216,7 +216,7 @@ struct hami_state_file {
     uint64_t magic;
     uint32_t layout_version;
     uint32_t size;
-    _Atomic uint32_t ready; /* 1 once the first process has initialised the mutex (under an OFD lock on byte 0) */
+    _Atomic uint32_t ready; /* 1 once the first process has initialised the mutex (under an record lock on byte 0) */
     uint32_t reserved_word;
     _Atomic uint64_t epoch; /* counts reclaims and recounts */
     _Atomic uint64_t next_export;
