@@ -277,7 +277,7 @@ class StateFile(ctypes.LittleEndianStructure):
     layout_version: int
     size: int
     ready: int
-    """1 once the first process has initialised the mutex (under an OFD lock on byte 0)"""
+    """1 once the first process has initialised the mutex (under an record lock on byte 0)"""
     reserved_word: int
     epoch: int
     """counts reclaims and recounts"""
