@@ -27,6 +27,8 @@ VENDORS = "hami.io/vendors"
 NODE_POLICY = "hami.io/node-scheduler-policy"
 DEVICE_POLICY = "hami.io/gpu-scheduler-policy"
 ENFORCEMENT = "hami.io/enforcement"
+NO_ENFORCEMENT = "none"
+"""The pod accepts that nothing is held, and wants no interceptor in its containers."""
 
 POLICIES = frozenset({"binpack", "spread", "mutex", "topology", "numa"})
 """The policies that exist when nobody has added one."""
@@ -100,7 +102,7 @@ class AnnotationReader:
         `memory=hard,fault=hard` speaks of single aspects.
         """
         text = self._text(ENFORCEMENT)
-        if text is None or text == "none":
+        if text is None or text.strip() == NO_ENFORCEMENT:
             return Isolation()
         levels = {"memory": text, "compute": text} if text in LEVELS else dict(part.partition("=")[::2] for part in _split(text))
         try:

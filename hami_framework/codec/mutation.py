@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one mutation at admission: what a pod must say so that kubelet and the node agent are called for it.
 
-It does three things and nothing else: rewrites aliases to the declared names, adds a missing count (of 1) where a
-container names amounts only, and raises a count of whole devices to the least that can be had. It is pure (JSON in,
+It does four things and nothing else: rewrites aliases to the declared names, adds a missing count (of 1) where a
+container names amounts only, raises a count of whole devices to the least that can be had, and hides a vendor's devices
+from those containers of the pod that asked for none of them. It is pure (JSON in,
 JSON patch out), minimal, and idempotent: its own result is left alone. What is ambiguous or wrong is left as written,
 for the scheduler to refuse with a reason; `review` warns of it.
 
@@ -21,7 +22,7 @@ from hami_framework.codec.annotations import POLICIES
 from hami_framework.codec.containers import Group, asks_amounts, by_family, counts_devices
 from hami_framework.codec.pods import read_pod
 from hami_framework.codec.podspec import Json, Place, mapping, places, quantities, spelled
-from hami_framework.codec.resources import ResourceCatalog, Role
+from hami_framework.codec.resources import NEUTRAL_VENDOR, ResourceCatalog, Role
 from hami_framework.errors import FormatError, InvalidRequest
 from hami_framework.model import encode
 
@@ -34,18 +35,23 @@ LONGEST_WARNING = 256
 
 def mutate_pod(pod: Json, catalog: ResourceCatalog) -> list[Operation]:
     """The JSON patch that completes the pod; empty when there is nothing to do, in particular for pods that are not ours."""
-    return [operation for place in places(pod) for operation in _patch(place, catalog)]
+    completed = [operation for place in places(pod) for operation in _patch(place, catalog)]
+    return completed + [operation for place, environment in _hidden(pod, catalog) for operation in _set(place, environment)]
 
 
 def apply_patch(pod: Json, operations: list[Operation]) -> dict[str, Any]:
-    """The pod after `mutate_pod`'s operations (`add`, `replace` and `remove` of members of objects, as it writes them)."""
+    """The pod after `mutate_pod`'s operations (members of objects, and items of `env`, as it writes them)."""
     result: dict[str, Any] = _copy(pod)
     for operation in operations:
         *way, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].removeprefix("/").split("/"))
         owner: Any = result
         for part in way:
             owner = owner[int(part)] if isinstance(owner, list) else owner[part]
-        if operation["op"] == "remove":
+        if isinstance(owner, list) and last == "-":
+            owner.append(operation["value"])
+        elif isinstance(owner, list):
+            owner[int(last)] = operation["value"]
+        elif operation["op"] == "remove":
             del owner[last]
         else:
             owner[last] = operation["value"]
@@ -91,6 +97,44 @@ def _patch(place: Place, catalog: ResourceCatalog) -> Iterator[Operation]:
         yield from (_operation("add", pointer, name, str(count)) for name, count in counts.items() if name in named)
 
 
+def _hidden(pod: Json, catalog: ResourceCatalog) -> Iterator[tuple[Place, dict[str, str]]]:
+    """What containers beside one with devices must be told so that they see none of that vendor's.
+
+    A vendor's container runtime may look at the environment alone, and an image may say "all" there. A container that asks
+    in neutral names may be given any vendor's device, so nothing is hidden from it.
+    """
+    asked = {place.pointer: {group[0].meaning.family.vendor for group in by_family(spelled(place, "limits", catalog)) if _asks(group)} for place in places(pod)}
+    vendors = set().union(*asked.values()) if asked else set()
+    everybody = NEUTRAL_VENDOR in vendors
+    for place in places(pod):
+        own = asked[place.pointer]
+        environment = {
+            name: value
+            for family in catalog.families
+            if (everybody or family.vendor in vendors) and family.vendor not in own and NEUTRAL_VENDOR not in own
+            for name, value in family.names.hidden_by.items()
+        }
+        wanted = {name: value for name, value in environment.items() if {"name": name, "value": value} not in (place.container.get("env") or [])}
+        if wanted:
+            yield place, wanted
+
+
+def _asks(group: Group) -> bool:
+    return asks_amounts(group) or _whole_devices(group) > 0 or any(item.meaning.role is Role.PROFILE for item in group)
+
+
+def _set(place: Place, environment: Mapping[str, str]) -> Iterator[Operation]:
+    """Entries of these names are replaced, also those that take their value from elsewhere; the others are added."""
+    env = place.container.get("env") or []
+    if not env:
+        yield {"op": "add", "path": f"{place.pointer}/env", "value": [{"name": name, "value": value} for name, value in environment.items()]}
+        return
+    for name, value in environment.items():
+        number = next((number for number, entry in enumerate(env) if isinstance(entry, Mapping) and entry.get("name") == name), None)
+        op, last = ("add", "-") if number is None else ("replace", str(number))
+        yield {"op": op, "path": f"{place.pointer}/env/{last}", "value": {"name": name, "value": value}}
+
+
 def _new_counts(groups: Sequence[Group]) -> dict[str, int]:
     """Counts to be written: 1 where amounts stand alone, the minimum where fewer whole devices are asked.
 
@@ -125,6 +169,9 @@ def _operation(op: str, pointer: str, key: str, *value: object) -> Operation:
 
 def _changes(pod: Json, patched: Json, catalog: ResourceCatalog) -> Iterator[str]:
     """What was rewritten, container by container, for the person who wrote the pod."""
+    for place, environment in _hidden(pod, catalog):
+        for name, value in environment.items():
+            yield f"container {place.name}: {name}={value} was set, because it asks for no device of the kind that others of this pod ask for"
     for place, new_place in zip(places(pod), places(patched), strict=True):
         after = quantities(new_place, "limits")
         items = spelled(place, "limits", catalog)

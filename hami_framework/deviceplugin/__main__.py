@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--core-overcommit-percent", type=int, default=100, help="as the scheduler extender's for this node (%(default)s)")
     own.add_argument("--wait-seconds", type=float, default=5.0, help="how long a starting container waits for its grant to be visible (%(default)s)")
     own.add_argument("--grace-seconds", type=float, default=30.0, help="how long a forcibly deleted pod keeps its devices (%(default)s)")
+    own.add_argument("--compute-mode", choices=("fixed", "work-conserving"), default="fixed", help="whether idle shares of compute are lent (%(default)s)")
+    own.add_argument("--on-bypass", choices=("report", "suspend", "evict"), default="report", help="when a container goes round its interceptor (%(default)s)")
+    own.add_argument("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics per container there, e.g. 127.0.0.1:9396 (default: off)")
     own.add_argument("--boot-id-file", type=Path, default=Path("/proc/sys/kernel/random/boot_id"), help=argparse.SUPPRESS)
     own.add_argument("--log-json", action="store_true", help="one JSON object per line on stderr")
     own.add_argument("--verbose", action="store_true", help="log details")
@@ -152,6 +155,9 @@ async def _serve_with(pool: WorkerPool, options: argparse.Namespace, began: floa
         wait_seconds=options.wait_seconds,
         grace_seconds=options.grace_seconds,
         overcommit=Overcommit(memory_percent=options.memory_overcommit_percent, core_percent=options.core_overcommit_percent),
+        compute=options.compute_mode,
+        on_bypass=options.on_bypass,
+        metrics_listen=options.metrics_listen,
     )
     agent = Agent(places, pool, KubeCluster(lambda: connect(options.kubeconfig)))
     pool.on_change = agent.changed

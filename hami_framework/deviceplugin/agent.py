@@ -19,10 +19,12 @@ from hami_framework.deviceplugin.podresources import PodResourcesClient
 from hami_framework.deviceplugin.ports import Cluster, Workers
 from hami_framework.deviceplugin.prestart import PreStart, Settings
 from hami_framework.deviceplugin.publish import Publisher
+from hami_framework.deviceplugin.reconcile import OnBypass, Reconciler
 from hami_framework.deviceplugin.registration import Registrar
 from hami_framework.deviceplugin.release import Releaser, sweep
 from hami_framework.deviceplugin.slots import Pool
 from hami_framework.deviceplugin.state import Offered, StateFile
+from hami_framework.enforcement.policy import Compute
 from hami_framework.errors import ConfigError, FormatError
 from hami_framework.model import NEUTRAL, Inventory, Value
 
@@ -50,6 +52,10 @@ class Places(Value, frozen=True, kw_only=True):
     wait_seconds: float = 5.0
     grace_seconds: float = 30.0
     overcommit: Overcommit = Overcommit()
+    compute: Compute = "fixed"
+    on_bypass: OnBypass = "report"
+    metrics_listen: str | None = None
+    """`host:port`; None: no metrics are served."""
 
     @property
     def plugin_directory(self) -> Path:
@@ -95,6 +101,7 @@ class Agent:
                 wait_seconds=places.wait_seconds,
                 overcommit=places.overcommit,
                 limits_path=places.limits_path,
+                compute=places.compute,
             ),
             pods=self._pods,
             pod_resources=self._pod_resources,
@@ -104,6 +111,17 @@ class Agent:
             releaser=self._releaser,
             cluster=cluster,
             minimum_count=lambda resource: self._pools[resource].minimum_count if resource in self._pools else 1,
+        )
+        self._reconciler = Reconciler(
+            node=places.node,
+            state_directory=places.state_directory,
+            state=self._state,
+            pods=self._pods,
+            workers=workers,
+            cluster=cluster,
+            overcommit=places.overcommit,
+            on_bypass=places.on_bypass,
+            compute=places.compute,
         )
         self._publisher = Publisher(cluster, self.inventory)
         self._pools: dict[str, Pool] = {}
@@ -135,12 +153,20 @@ class Agent:
                 self._refresh()
                 group.create_task(_for_ever("slots", self._keep_fresh))
                 group.create_task(_for_ever("releases", self._releaser.run))
+                group.create_task(_for_ever("interceptors", self._reconciler.run))
+                if self._places.metrics_listen is not None:
+                    group.create_task(self._serve_metrics(self._places.metrics_listen))
                 await self._first_registration()
                 group.create_task(_for_ever("pod watch", lambda: self._cluster.watch(self._places.node, self._pods)))
                 group.create_task(_for_ever("inventory", self._publisher.run))
         finally:
             await self._pod_resources.close()
             await self._state.durable()
+
+    async def _serve_metrics(self, listen: str) -> None:
+        from hami_framework.deviceplugin import metrics  # only where asked for: it costs 2 MB
+
+        await metrics.serve(listen, self._places.node, self._reconciler)
 
     async def _first_registration(self) -> None:
         """Kubelet first: give it a moment before the slower things begin."""

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from hami_framework.codec import inventories
+from hami_framework.codec.annotations import ENFORCEMENT
 from hami_framework.codec.grants import GRANT_ANNOTATION
 from hami_framework.deviceplugin.grants import PodBook, describe
 from hami_framework.deviceplugin.ports import Json
@@ -28,6 +29,8 @@ from hami_framework.model import Rejection
 
 log = logging.getLogger(__name__)
 
+LONGEST_MESSAGE = 1024
+"""The API server refuses longer ones (events.k8s.io validation)."""
 THREADS = 2
 """Concurrent calls: one look-up and one write; the watch has a thread of its own."""
 
@@ -80,9 +83,26 @@ class KubeCluster:
 
     async def report(self, pod: Json, rejection: Rejection) -> None:
         """An event on the pod. A failure to write it is only logged: the refusal itself stands."""
+        await self.warn(pod, "GrantRefused", describe(rejection))
+
+    async def evict(self, pod: Json) -> None:
+        """Ask for the pod's eviction; this very pod's, not that of one that has its name by now. Raises KubeError."""
+        client = await self._ready()
+        metadata = pod["metadata"]
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": metadata["name"], "namespace": metadata.get("namespace", "default")},
+            "deleteOptions": {"preconditions": {"uid": metadata["uid"]}},
+        }
+        place = kube.path("pods", namespace=metadata.get("namespace", "default"), name=metadata["name"], subresource="eviction")
+        await client.call(client.create, place, body)
+
+    async def warn(self, pod: Json, reason: str, message: str) -> None:
+        """A warning event on the pod. A failure to write it is only logged."""
         client = await self._ready()
         try:
-            await client.call(client.create, kube.path("events", namespace=pod["metadata"].get("namespace", "default")), _event(pod, rejection))
+            await client.call(client.create, kube.path("events", namespace=pod["metadata"].get("namespace", "default")), _event(pod, reason, message))
         except KubeError as error:
             log.warning("event for pod %s not written: %s", pod["metadata"]["name"], error)
 
@@ -146,8 +166,7 @@ _pod_decoder = msgspec.json.Decoder(_Pod)
 def decode_pod(raw: bytes) -> Json:
     """A pod as the agent keeps it: Kubernetes' own shape, less everything that nobody here reads."""
     pod = _pod_decoder.decode(raw)
-    grant = pod.metadata.annotations.get(GRANT_ANNOTATION)
-    pod.metadata.annotations = {} if grant is None else {GRANT_ANNOTATION: grant}
+    pod.metadata.annotations = {key: text for key, text in pod.metadata.annotations.items() if key in (GRANT_ANNOTATION, ENFORCEMENT)}
     slim: Json = msgspec.to_builtins(pod)
     return slim
 
@@ -161,7 +180,7 @@ def _inventory_path(node: str | None) -> str:
     return kube.path(inventories.PLURAL, group=inventories.GROUP, version=inventories.VERSION, name=node)
 
 
-def _event(pod: Json, rejection: Rejection) -> dict[str, Any]:
+def _event(pod: Json, reason: str, message: str) -> dict[str, Any]:
     metadata = pod["metadata"]
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -170,8 +189,8 @@ def _event(pod: Json, rejection: Rejection) -> dict[str, Any]:
         "kind": "Event",
         "metadata": {"name": f"{metadata['name']}.{int(now.timestamp() * 1e6):x}", "namespace": metadata.get("namespace", "default")},
         "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "namespace": metadata.get("namespace"), "uid": metadata["uid"]},
-        "reason": "GrantRefused",
-        "message": describe(rejection),
+        "reason": reason,
+        "message": message[:LONGEST_MESSAGE],
         "type": "Warning",
         "source": {"component": "hami-agent", "host": (pod.get("spec") or {}).get("nodeName", "")},
         "firstTimestamp": stamp,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from hami_framework.deviceplugin.identity import Listed
-from hami_framework.model import ContainerEdits, Device, Enforcement, Grant, Rejection, VendorInfo
+from hami_framework.model import ContainerEdits, Device, Enforcement, Grant, Rejection, Usage, VendorInfo
 
 Json = Mapping[str, Any]
 
@@ -25,6 +25,8 @@ class Workers(Protocol):
     async def enforce(self, vendor: str, grant: Grant) -> Enforcement: ...
 
     async def release(self, vendor: str, grant: Grant) -> None: ...
+
+    async def usage(self, vendor: str) -> Sequence[Usage]: ...
 
 
 class Cluster(Protocol):
@@ -44,6 +46,14 @@ class Cluster(Protocol):
 
     async def report(self, pod: Json, rejection: Rejection) -> None:
         """Tell the pod's owner, as an event."""
+        ...
+
+    async def warn(self, pod: Json, reason: str, message: str) -> None:
+        """Another warning to the pod's owner, as an event; `reason` in one word, as kubectl shows it."""
+        ...
+
+    async def evict(self, pod: Json) -> None:
+        """Have the pod ended, as far as its disruption budget allows. Raises KubeError."""
         ...
 
 

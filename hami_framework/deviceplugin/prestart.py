@@ -19,12 +19,14 @@ from weakref import WeakValueDictionary
 
 from msgspec import structs
 
-from hami_framework.deviceplugin import fence, identity, limits
+from hami_framework.codec.annotations import ENFORCEMENT, NO_ENFORCEMENT
+from hami_framework.deviceplugin import enforcing, fence, identity, limits
 from hami_framework.deviceplugin.cdi import CdiDirectory
 from hami_framework.deviceplugin.grants import GrantRefused, PodBook, grant_of
 from hami_framework.deviceplugin.ports import Cluster, Json, PodResources, Workers
 from hami_framework.deviceplugin.release import Releaser, container_directory
 from hami_framework.deviceplugin.state import Record, StateFile
+from hami_framework.enforcement.policy import Compute
 from hami_framework.errors import FormatError, HamiError, PluginError, Unavailable
 from hami_framework.model import ContainerEdits, ContainerGrant, Device, DeviceGrant, Enforcement, Grant, PodGrant, Reason, Rejection, Value
 
@@ -50,6 +52,8 @@ class Settings(Value, frozen=True, kw_only=True):
     """After so long without the watch showing the grant, the pod is read directly, and again after as long."""
     overcommit: fence.Overcommit = fence.Overcommit()
     limits_path: str = limits.CONTAINER_PATH
+    compute: Compute = "fixed"
+    """Whether the share of a container that does nothing is lent to its neighbours."""
 
 
 class Claim(Value, frozen=True, kw_only=True):
@@ -57,6 +61,8 @@ class Claim(Value, frozen=True, kw_only=True):
 
     grant: PodGrant
     container: ContainerGrant
+    opted_out: bool = False
+    """The pod wants no interceptor."""
 
 
 class PreStart:
@@ -130,7 +136,9 @@ class PreStart:
         prepared = {one.container: identity.Prepared(at=one.at, boot=one.boot) for one in self._state.of_pod(uid) if one.phase != "preparing"}
         name = identity.starting(pod, candidates, prepared, now=time.time(), boot=self._settings.boot)
         grant = grant_of(pod, self._settings.node)
-        return Claim(grant=grant, container=self._share_of(grant, name, resource, ids))
+        annotations = metadata.get("annotations") or {}
+        opted_out = annotations.get(ENFORCEMENT, "").strip() == NO_ENFORCEMENT
+        return Claim(grant=grant, container=self._share_of(grant, name, resource, ids), opted_out=opted_out)
 
     async def _look_up(self, uid: str, known: Json | None, listed: tuple[identity.Listed, ...], resource: str, ids: frozenset[str]) -> Json | None:
         """Ask the API server directly, by the name that is known from the cache or from pod-resources."""
@@ -228,7 +236,8 @@ class PreStart:
         async with lock:
             await self._state.durable()
             directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-            edits, enforced = await self._vendor_edits(record)
+            edits, enforced = await self._vendor_edits(record, opted_out=claim.opted_out)
+            edits = edits.merged(self._held(claim, enforced))
             limits.write(directory, claim.grant, claim.container, enforced)
             if record.resource == min(device.resource for device in claim.container.devices):
                 edits = limits.edits(directory, claim.grant, claim.container, self._settings.limits_path).merged(edits)
@@ -237,12 +246,20 @@ class PreStart:
             await self._state.durable()
         log.info("prepared %s/%s container %s: %s", record.owner.namespace, record.owner.name, record.container, ", ".join(record.slots))
 
-    async def _vendor_edits(self, record: Record) -> tuple[ContainerEdits, dict[str, Enforcement]]:
+    def _held(self, claim: Claim, enforced: Mapping[str, Enforcement]) -> ContainerEdits:
+        """The policy and the mounts of the interceptors that the vendors declared."""
+        owner, name = claim.grant.owner, claim.container.container
+        directory = enforcing.enforcement_directory(self._settings.state_directory, owner.uid, name)
+        libraries = self._settings.state_directory / "lib"
+        return enforcing.put(directory, claim.grant, claim.container, enforced, self._devices(claim.grant), self._settings.compute, libraries)
+
+    async def _vendor_edits(self, record: Record, *, opted_out: bool) -> tuple[ContainerEdits, dict[str, Enforcement]]:
         edits, enforced = ContainerEdits(), {}
         for grant in record.leads:
             vendor = grant.devices[0].vendor
             made = await self._workers.allocate(vendor, grant)
-            enforced[vendor] = await self._workers.enforce(vendor, grant)
+            answer = await self._workers.enforce(vendor, grant)
+            enforced[vendor] = enforcing.opted_out(answer) if opted_out else answer
             try:
                 edits = edits.merged(made).merged(enforced[vendor].edits)
             except ValueError as error:

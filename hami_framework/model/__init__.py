@@ -18,7 +18,7 @@ from hami_framework.model.device import (
     device_name,
 )
 from hami_framework.model.edits import ContainerEdits, DeviceNode, Hook, Mount
-from hami_framework.model.enforcement import ADVISORY, HARD, LEVELS, SOFT, Enforcement, Isolation, Level
+from hami_framework.model.enforcement import ADVISORY, HARD, LEVELS, SOFT, Enforcement, Interceptor, Isolation, Level
 from hami_framework.model.grant import ContainerGrant, DeviceGrant, Grant, Owner, PodGrant
 from hami_framework.model.host import Host
 from hami_framework.model.inventory import Inventory, VendorInfo
@@ -28,13 +28,13 @@ from hami_framework.model.quantity import GIB, KIB, MIB, percent_of, round_up, s
 from hami_framework.model.reason import Reason, Rejection
 from hami_framework.model.request import ContainerKind, ContainerRequest, DeviceRequest, PodRequest, ResourceRequest, Selector
 from hami_framework.model.resources import NEUTRAL, AnnotationNames, ResourceNames
-from hami_framework.model.usage import Usage
+from hami_framework.model.usage import ProcessUsage, Usage
 
 __all__ = [
     "ADVISORY", "GIB", "HARD", "HEALTHY", "KIB", "LEVELS", "MIB", "NEUTRAL", "SOFT",
     "AnnotationNames", "Capacity", "ContainerEdits", "ContainerGrant", "ContainerKind", "ContainerRequest", "Cost", "Counter", "Device", "DeviceClass",
-    "DeviceGrant", "DeviceNode", "DeviceRequest", "Enforcement", "Grant", "GroupRule", "Health", "Hook", "Host", "Interval", "Inventory",
+    "DeviceGrant", "DeviceNode", "DeviceRequest", "Enforcement", "Grant", "GroupRule", "Health", "Hook", "Host", "Interceptor", "Interval", "Inventory",
     "Isolation", "Level", "Limit", "Link", "LinkKind", "Machine", "Membership", "Mode", "Mount", "Offer", "Owner", "PartitionProfile", "PodGrant",
-    "PodRequest", "Reason", "Rejection", "ResourceNames", "ResourceRequest", "Selector", "Usage", "Value", "VendorInfo",
+    "PodRequest", "ProcessUsage", "Reason", "Rejection", "ResourceNames", "ResourceRequest", "Selector", "Usage", "Value", "VendorInfo",
     "decode", "device_name", "encode", "from_builtins", "percent_of", "read_machine_file", "round_up", "share", "show_bytes", "to_builtins", "whole",
 ]  # fmt: skip

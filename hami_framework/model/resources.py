@@ -40,6 +40,8 @@ class ResourceNames(Value, frozen=True, kw_only=True):
     modes: dict[str, str] = msgspec.field(default_factory=dict)
     """Values of the mode annotation → mode names of the device class (`hami-core` → `share`)."""
     annotations: AnnotationNames = AnnotationNames()
+    hidden_by: dict[str, str] = msgspec.field(default_factory=dict)
+    """Environment that has the vendor's container runtime show no device. Admission gives it to containers that asked for none."""
 
     @property
     def slot_resources(self) -> tuple[str, ...]:

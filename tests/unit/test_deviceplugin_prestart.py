@@ -38,6 +38,7 @@ from hami_framework.model import (
     Owner,
     PodGrant,
     Rejection,
+    Usage,
     VendorInfo,
     share,
 )
@@ -102,6 +103,9 @@ class Vendors:
             self.release_failures -= 1
             raise PluginError(vendor, "hami_release", "busy")
 
+    async def usage(self, vendor: str) -> Sequence[Usage]:
+        return ()
+
     def asked(self, verb: str) -> list[tuple[str, str, str]]:
         return [call[1:] for call in self.calls if call[0] == verb]
 
@@ -125,6 +129,10 @@ class Api:
 
     async def report(self, pod: Json, rejection: Rejection) -> None:
         self.events.append((pod["metadata"]["uid"], rejection))
+
+    async def warn(self, pod: Json, reason: str, message: str) -> None: ...
+
+    async def evict(self, pod: Json) -> None: ...
 
 
 class Listing:

@@ -57,6 +57,10 @@ class Api:
 
     async def report(self, pod: Json, rejection: Rejection) -> None: ...
 
+    async def warn(self, pod: Json, reason: str, message: str) -> None: ...
+
+    async def evict(self, pod: Json) -> None: ...
+
 
 @pytest.fixture
 def api() -> Api:

@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What holds the limits on Ascend chips, and how well: never said better than it is.
 
-Soft shares are held by hami-vnpu-core, HAMi's interceptor of the Ascend runtime, on nodes where it is installed; without
-it they are only measured. Nothing keeps one soft share from resetting the chip under its neighbours; a vNPU has AI cores
-and memory of its own, but a fault of the chip ends them all.
+Soft shares are held by libhami_ascend.so, which comes with the wheel. Where the wheel has none they are held by
+hami-vnpu-core, HAMi's interceptor of the Ascend runtime, if the node has that; otherwise they are only measured. Nothing
+keeps one soft share from resetting the chip under its neighbours; a vNPU has AI cores and memory of its own, but a fault
+of the chip ends them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from hami_framework import ADVISORY, HARD, MIB, SOFT, ContainerEdits, Device, Enforcement, Grant, Host, Isolation, Mount
+from hami_framework import ADVISORY, HARD, MIB, SOFT, ContainerEdits, Device, Enforcement, Grant, Host, Interceptor, Isolation, Mount
 
+LIBRARY = Path(__file__).parent / "lib" / "libhami_ascend.so"
 INTERCEPTOR = "/usr/local/hami-vnpu-core"
 SHARED_REGION = "/usr/local/hami-shared-region"
 VNPU = Isolation(memory="hard", compute="hard")
 
 
 def interceptor_installed(host: Host) -> bool:
-    """True where hami-vnpu-core was put on this node."""
-    return host.path(f"{INTERCEPTOR}/ld.so.preload").is_file()
+    """True where something holds soft shares on this node: our own library, or hami-vnpu-core."""
+    return LIBRARY.is_file() or host.path(f"{INTERCEPTOR}/ld.so.preload").is_file()
 
 
 def share_isolation(interceptor: bool) -> Isolation:
@@ -35,8 +38,22 @@ def for_grant(grant: Grant, devices: Sequence[Device]) -> Enforcement:
     if "share" not in modes or all(held.offer.exclusive for held in grant.devices):
         return Enforcement(isolation=HARD, mechanism="the whole chip")
     if any(_share_mode(device) == ADVISORY for device in devices):
-        return Enforcement(isolation=ADVISORY, mechanism=f"nothing: {INTERCEPTOR} is not installed on this node, so usage is measured only")
+        missing = f"neither {LIBRARY.name} is installed with hami-framework-ascend nor {INTERCEPTOR} on this node"
+        return Enforcement(isolation=ADVISORY, mechanism=f"nothing: measured only, because {missing}")
+    if LIBRARY.is_file():
+        return Enforcement(isolation=SOFT, mechanism=LIBRARY.name, interceptor=_interceptor(devices))
     return Enforcement(isolation=SOFT, mechanism="hami-vnpu-core", edits=_interceptor_edits(grant, devices))
+
+
+def _interceptor(devices: Sequence[Device]) -> Interceptor:
+    """Chips by their physical id. The logic id that a container sees is an ordinal of its own, and is never matched by itself."""
+    return Interceptor(library=str(LIBRARY), identities=tuple((device.id, tuple(_names(device))) for device in devices))
+
+
+def _names(device: Device) -> Iterator[tuple[str, str]]:
+    phy_id = device.identity("phy-id")
+    if phy_id is not None:
+        yield "physical", phy_id
 
 
 def _share_mode(device: Device) -> Isolation:

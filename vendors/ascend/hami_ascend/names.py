@@ -15,6 +15,9 @@ FAMILIES = ("910A", "910B2", "910B3", "910B4-1", "910B4", "310P")
 MODES = {"hami-core": "share", "vnpu": "vnpu"}
 """Values of `huawei.com/vnpu-mode`. HAMi knows the first only, and makes vNPUs without it; so do we."""
 
+HIDDEN = {"ASCEND_VISIBLE_DEVICES": "void"}
+"""What has the Ascend container runtime give no chip (its guide: "void" or empty)."""
+
 
 def _annotations(family: str) -> AnnotationNames:
     return AnnotationNames(
@@ -27,7 +30,13 @@ def _annotations(family: str) -> AnnotationNames:
 def _family(chip: str) -> ResourceNames:
     count = f"huawei.com/Ascend{chip}"
     return ResourceNames(
-        count=count, memory=f"{count}-memory", cores=f"{count}-core", types=(f"Ascend{chip}",), modes=MODES, annotations=_annotations(f"Ascend{chip}")
+        count=count,
+        memory=f"{count}-memory",
+        cores=f"{count}-core",
+        types=(f"Ascend{chip}",),
+        modes=MODES,
+        annotations=_annotations(f"Ascend{chip}"),
+        hidden_by=HIDDEN,
     )
 
 
@@ -43,6 +52,7 @@ def _family_910c() -> ResourceNames:
         minimum_count=2,
         modes=MODES,
         annotations=_annotations("Ascend910"),
+        hidden_by=HIDDEN,
     )
 
 

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from hami_ascend import edits, partition
+from hami_ascend import edits, enforce, partition
 
 from hami_framework import ADVISORY, HARD, MIB, SOFT, Device, DeviceGrant, DeviceRequest, Grant, Isolation, Offer, Owner
 
@@ -82,8 +84,21 @@ def test_a_soft_share_with_the_interceptor_is_told_its_quota(play: Play) -> None
     assert places["/hami-vnpu-shmem"] == "/var/lib/hami/c"
 
 
-def _class() -> Any:
+def test_our_own_library_goes_before_the_other_one(play: Play, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = tmp_path / "libhami_ascend.so"
+    library.touch()
+    monkeypatch.setattr(enforce, "LIBRARY", library)
+    player = play("atlas-800t-a2")
+    device = player.discover()[0]
+    grant = granted([device], memory_bytes=8192 * MIB, core_percent=30, mode="share")
+    answer = enforce.for_grant(grant, [msgspec.structs.replace(device, device_class=_class(interceptor=True))])
+    assert (answer.isolation, answer.edits.empty) == (SOFT, True)
+    assert answer.interceptor is not None
+    assert answer.interceptor.identities_of(device.id) == (("physical", device.identity("phy-id")),)
+
+
+def _class(*, interceptor: bool = False) -> Any:
     from hami_ascend.discovery import device_class
     from hami_ascend.driver import Address, Chip
 
-    return device_class(Chip(Address(0, 0), "910B3", 20, 7, "A", 0, 0, 65536, None, None, None), interceptor=False)
+    return device_class(Chip(Address(0, 0), "910B3", 20, 7, "A", 0, 0, 65536, None, None, None), interceptor=interceptor)

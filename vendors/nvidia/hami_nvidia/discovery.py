@@ -23,6 +23,7 @@ from hami_framework import (
     Membership,
     Mode,
     PartitionProfile,
+    ProcessUsage,
     Usage,
 )
 from hami_nvidia import driver, enforce, names
@@ -63,7 +64,17 @@ def usage(devices: Sequence[Device]) -> Iterator[Usage]:
     """What NVML measures on each healthy GPU."""
     for device in devices:
         if device.health.ok:
-            yield Usage(device_id=device.id, memory_used_bytes=driver.memory_used_bytes(device.id), core_busy_percent=driver.busy_percent(device.id))
+            yield _usage(device.id)
+
+
+def _usage(uuid: str) -> Usage:
+    held = driver.processes(uuid)
+    return Usage(
+        device_id=uuid,
+        memory_used_bytes=driver.memory_used_bytes(uuid),
+        core_busy_percent=driver.busy_percent(uuid),
+        processes=None if held is None else tuple(ProcessUsage(pid=pid, memory_bytes=memory) for pid, memory in held.items()),
+    )
 
 
 def _health(uuid: str) -> Health:
@@ -75,7 +86,7 @@ def _device_class(gpu: Gpu, host: Host) -> DeviceClass:
     memory_bytes = gpu.memory_bytes or _system_memory_bytes(host)
     line = max((start + profile.size for profile in gpu.mig_profiles for start in profile.starts), default=0)
     slices = max((profile.compute_slices for profile in gpu.mig_profiles), default=0)
-    usable = (Mode(name="whole", isolation=HARD), Mode(name="share", isolation=enforce.SHARE))
+    usable = (Mode(name="whole", isolation=HARD), Mode(name="share", isolation=enforce.share_isolation()))
     partitioned = (Mode(name="mig", isolation=HARD, max_instances=slices),)
     return DeviceClass(
         model=gpu.product,

@@ -149,6 +149,26 @@ def busy_percent(uuid: str) -> float | None:
     return None if rates is None else float(rates.gpu)
 
 
+def processes(uuid: str) -> dict[int, int] | None:
+    """Host PID → bytes in use, over compute and graphics; None where NVML does not say who, or how much of it (MIG, WSL)."""
+    handle = call("nvmlDeviceGetHandleByUUID", uuid)
+    found: dict[int, int] = {}
+    computing, drawing = _running("Compute", handle), _running("Graphics", handle)
+    if computing is None:
+        return None
+    for process in (*computing, *(drawing or ())):  # a process that does both is in both lists, with all of its memory in each
+        if process.usedGpuMemory is None:
+            return None
+        found[int(process.pid)] = max(found.get(int(process.pid), 0), int(process.usedGpuMemory))
+    return found
+
+
+def _running(kind: str, handle: Any) -> Any | None:
+    """The newest form of the list that this driver has; asked by version, since pynvml gives up where it expects another one."""
+    listed = ask(f"nvmlDeviceGet{kind}RunningProcesses_v3", handle)
+    return listed if listed is not None else ask(f"nvmlDeviceGet{kind}RunningProcesses_v2", handle)
+
+
 def common_ancestor(first: str, second: str) -> int | None:
     """How far apart two GPUs (UUIDs) are on PCI Express, as NVML's topology level; None when one of them is lost."""
     try:

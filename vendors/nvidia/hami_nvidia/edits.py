@@ -13,7 +13,10 @@ CONTROL_NODES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "
 def for_grant(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
     """The container's view of its GPUs, in the grant's order."""
     nodes = (*CONTROL_NODES, *(_node(device) for device in devices))
-    env = {"NVIDIA_VISIBLE_DEVICES": ",".join(device.id for device in devices), **dict(_limits(grant))}
+    visible = ",".join(device.id for device in devices)
+    env = {"NVIDIA_VISIBLE_DEVICES": visible, **dict(_limits(grant))}
+    if grant.owner.kind == "local":
+        env["CUDA_VISIBLE_DEVICES"] = visible  # no container runtime hides the others: the program's device 0 must be its own
     return ContainerEdits(env=env, device_nodes=tuple(DeviceNode(path=path) for path in nodes))
 
 

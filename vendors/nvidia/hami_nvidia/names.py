@@ -19,6 +19,7 @@ RESOURCES = ResourceNames(
     memory_percent="nvidia.com/gpumem-percentage",
     cores="nvidia.com/gpucores",
     priority="nvidia.com/priority",
+    hidden_by={"NVIDIA_VISIBLE_DEVICES": "void"},
     # `+` may not stand in a resource name; NVIDIA's own device plugin writes `.me` too.
     profiles={f"nvidia.com/mig-{profile.replace('+', '.')}": profile for profile in MIG_PROFILES},
     modes={"hami-core": "share", "mig": "mig"},

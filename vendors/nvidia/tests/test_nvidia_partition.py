@@ -6,8 +6,13 @@ from __future__ import annotations
 import hami_nvidia
 import msgspec
 import pytest
+from hami_nvidia import enforce
 
-from hami_framework import ADVISORY, GIB, HARD, MIB, Device, DeviceGrant, DeviceRequest, Grant, Offer, Owner, Reason, Rejection
+from hami_framework import ADVISORY, GIB, HARD, MIB, SOFT, Device, DeviceGrant, DeviceRequest, Grant, Mode, Offer, Owner, Reason, Rejection
+from hami_framework.codec.pods import read_pod
+from hami_framework.codec.resources import ResourceCatalog
+from hami_framework.model import Inventory
+from hami_framework.placement.engine import Engine
 
 
 @pytest.fixture
@@ -117,11 +122,52 @@ def test_a_whole_gpu_has_no_limits_and_is_held_hard(gpus):
     (whole,) = partition(gpus[0])
     held = grant((gpus[0], whole))
     assert hami_nvidia.hami_allocate(grant=held, devices=gpus[:1]).env == {"NVIDIA_VISIBLE_DEVICES": gpus[0].id}
-    assert hami_nvidia.hami_enforce(grant=held).isolation == HARD
+    enforcement = hami_nvidia.hami_enforce(grant=held, devices=gpus[:1])
+    assert (enforcement.isolation, enforcement.interceptor) == (HARD, None)
 
 
-def test_a_share_is_said_to_be_measured_only(gpus):
+def test_without_the_library_a_share_is_said_to_be_measured_only(gpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(enforce, "LIBRARY", tmp_path / "libhami_nvidia.so")
     (share,) = partition(gpus[0], memory_bytes=1 * GIB)
-    enforcement = hami_nvidia.hami_enforce(grant=grant((gpus[0], share)))
-    assert (enforcement.isolation, enforcement.mechanism) == (ADVISORY, "nothing: measured only")
-    assert gpus[0].device_class.mode("share").isolation == enforcement.isolation
+    enforcement = hami_nvidia.hami_enforce(grant=grant((gpus[0], share)), devices=gpus[:1])
+    assert (enforcement.isolation, enforcement.interceptor) == (ADVISORY, None)
+    assert "libhami_nvidia.so is not installed" in enforcement.mechanism
+    assert enforce.share_isolation() == ADVISORY
+
+
+def test_with_the_library_a_share_is_held_softly_on_every_gpu_by_its_names(gpus, monkeypatch, tmp_path):
+    library = tmp_path / "libhami_nvidia.so"
+    library.touch()
+    monkeypatch.setattr(enforce, "LIBRARY", library)
+    (share,) = partition(gpus[0], memory_bytes=1 * GIB)
+    enforcement = hami_nvidia.hami_enforce(grant=grant((gpus[4], share), (gpus[0], share)), devices=(gpus[4], gpus[0]))
+    assert (enforcement.isolation, enforce.share_isolation()) == (SOFT, SOFT)
+    assert enforcement.interceptor.library == str(library)
+    for gpu in (gpus[0], gpus[4]):
+        assert enforcement.interceptor.identities_of(gpu.id) == (("uuid", gpu.id), ("pci", gpu.pci_address))
+
+
+@pytest.mark.parametrize(
+    ("installed", "level", "reason"),
+    [
+        pytest.param(True, "soft", None, id="soft, and the library is there"),
+        pytest.param(True, "hard", Reason.ISOLATION, id="hard: a library is not enough"),
+        pytest.param(False, "soft", Reason.ISOLATION, id="soft, and there is no library"),
+        pytest.param(False, "advisory", None, id="measured is enough"),
+    ],
+)
+def test_a_pod_is_placed_where_its_limits_are_held_as_it_demands(gpus, monkeypatch, tmp_path, installed, level, reason):
+    if installed:
+        (tmp_path / "libhami_nvidia.so").touch()
+    monkeypatch.setattr(enforce, "LIBRARY", tmp_path / "libhami_nvidia.so")
+    gpu = gpus[0]
+    modes = tuple(Mode(name=mode.name, isolation=enforce.share_isolation() if mode.name == "share" else mode.isolation) for mode in gpu.device_class.modes)
+    device = msgspec.structs.replace(gpu, device_class=msgspec.structs.replace(gpu.device_class, vendor="nvidia", modes=modes))
+    engine = Engine(lambda device_class, request: tuple(hami_nvidia.hami_partition(device_class=device_class, request=request)))
+    engine.set_inventory(Inventory(node="n", devices=(device,)))
+    spec = {"containers": [{"name": "c", "resources": {"limits": {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "3000"}}}]}
+    metadata = {"uid": "u", "namespace": "d", "name": "p", "annotations": {"hami.io/enforcement": level}}
+    wanted = read_pod({"metadata": metadata, "spec": spec}, ResourceCatalog([("nvidia", hami_nvidia.hami_resources())]))
+    verdict = engine.filter(wanted, None)
+    assert (verdict.feasible == ["n"]) == (reason is None)
+    assert reason is None or verdict.code("n") is reason
