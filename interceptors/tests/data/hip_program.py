@@ -79,7 +79,7 @@ def from_pool(out: Any) -> int:
 def resolved(out: Any) -> int:
     address = c_void_p()
     code = int(hip.hipGetProcAddress(b"hipMalloc", byref(address), 60000, c_ulonglong(0), None))
-    return code or int(ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t)(address.value)(ctypes.addressof(out), BLOCK))
+    return code or int(ctypes.CFUNCTYPE(c_int, c_void_p, c_size_t)(address.value or 0)(ctypes.addressof(out), BLOCK))
 
 
 def create(out: Any, size: int = BLOCK) -> int:
@@ -189,7 +189,7 @@ def launch(name: str) -> None:
     }
     began = time.monotonic()
     codes = set()
-    for number in range(100):
+    for number in range(50):
         codes.add(int(hip[name](*calls[name])))
         if number % 5 == 4:
             hip.hipDeviceSynchronize()
