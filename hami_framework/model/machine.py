@@ -38,6 +38,8 @@ class Machine(Value, frozen=True, kw_only=True):
     """Absolute paths of the C files of the fake libraries, shipped with the vendor package."""
     libraries: dict[str, str] = msgspec.field(default_factory=dict)
     """File name to build (and SONAME, e.g. `libnvidia-ml.so.1`) → the source it is built from."""
+    drivers: dict[str, str] = msgspec.field(default_factory=dict)
+    """File name of a fake *driver* library (`libcuda.so.1`) → the driver API it plays (`cuda`), as the interceptor SDK calls it."""
     environment: dict[str, str] = msgspec.field(default_factory=dict)
     """What the vendor's worker needs in its environment to find the fake and its state."""
     files: dict[str, str] = msgspec.field(default_factory=dict)

@@ -14,11 +14,11 @@ from pathlib import Path
 from hami_framework.model import Machine, read_machine_file
 
 
-def read_machines(folder: Path, libraries: Mapping[str, str], variable: str) -> Iterator[Machine]:
+def read_machines(folder: Path, libraries: Mapping[str, str], variable: str, drivers: Mapping[str, str] | None = None) -> Iterator[Machine]:
     """One machine for each file in `folder/machines`.
 
     `libraries`: file name of a fake library (`libacme.so.1`) → its C source in `folder`. `variable`: the environment
-    variable that names the machine file to the fake.
+    variable that names the machine file to the fake. `drivers`: as `Machine.drivers`.
     """
     sources = {library: str(folder / source) for library, source in libraries.items()}
     for file in sorted((folder / "machines").glob("*.ini")):
@@ -29,6 +29,7 @@ def read_machines(folder: Path, libraries: Mapping[str, str], variable: str) -> 
             state=state,
             sources=tuple(sources.values()),
             libraries=sources,
+            drivers=dict(drivers or {}),
             environment={"LD_LIBRARY_PATH": "{libdir}", variable: "{state}"},
             files=files,
         )

@@ -9,7 +9,7 @@
  *     health = ok            # "lost", "error", …: whatever the fake of this vendor documents
  *
  * The file is read again whenever it was replaced, so writing to it is how a device is lost, comes back or grows busy.
- * Header-only: a fake is one C file. Values that `hf_str` hands out stay valid until the thread's next `hf_load`.
+ * Header-only: a fake is one C file or several, which share what was read. Values that `hf_str` hands out stay valid until the thread's next `hf_load`.
  */
 #ifndef HAMI_FAKE_H
 #define HAMI_FAKE_H
@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 
 #define HF_EXPORT __attribute__((visibility("default")))
+#define HF_SHARED __attribute__((weak, visibility("hidden"))) /* one for all files of a library, and no other's */
 #define HF_MAX_ENTRIES 4096
 #define HF_FIELD 64
 #define HF_VALUE 256
@@ -34,10 +35,10 @@ struct hf_entry {
     char value[HF_VALUE];
 };
 
-static struct hf_entry hf_entries[HF_MAX_ENTRIES];
-static int hf_length;
-static struct stat hf_seen;
-static pthread_mutex_t hf_mutex = PTHREAD_MUTEX_INITIALIZER;
+HF_SHARED struct hf_entry hf_entries[HF_MAX_ENTRIES];
+HF_SHARED int hf_length;
+HF_SHARED struct stat hf_seen;
+HF_SHARED pthread_mutex_t hf_mutex = PTHREAD_MUTEX_INITIALIZER;
 
 static char *hf_trim(char *text)
 {

@@ -27,4 +27,4 @@ def hami_resources() -> ResourceNames:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return read_machines(Path(__file__).parent / "fakes", {"libnvidia-ml.so.1": "nvml.c"}, "HAMI_FAKE_NVIDIA")
+    return read_machines(Path(__file__).parent / "fakes", {"libnvidia-ml.so.1": "nvml.c"}, "HAMI_FAKE_NVIDIA", {"libcuda.so.1": "cuda"})

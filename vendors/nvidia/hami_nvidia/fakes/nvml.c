@@ -8,10 +8,11 @@
  *     memory_used_mib, utilization, processes = PID:MIB,PID:MIB
  *     unsupported = serial,numa,memory     facts that this GPU answers with NVML_ERROR_NOT_SUPPORTED
  *
+ * What programs take and run on the fake CUDA driver (hami_card.h) comes on top of memory_used_mib, utilization and processes.
  * MIG instances live in the memory of the process that made them.
  * Layouts and numbers: nvml.h as published in NVIDIA/go-nvml (Apache-2.0); sizes are asserted below.
  */
-#include "hami_fake.h"
+#include "hami_card_time.h"
 
 #include <strings.h>
 #include <time.h>
@@ -20,7 +21,7 @@ enum {
     OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
     TIMEOUT = 10, GPU_IS_LOST = 15, RESET_REQUIRED = 16, IN_USE = 19, INSUFFICIENT_RESOURCES = 23, VERSION_MISMATCH = 25, UNKNOWN = 999
 };
-enum { MAX_GPUS = 16, MAX_GIS = 8, MAX_CIS = 8, MAX_LINKS = 18, MEMORY_SLICES = 8, XID_EVENT = 8 };
+enum { MAX_GPUS = 16, MAX_GIS = 8, MAX_CIS = 8, MAX_LINKS = 18, MEMORY_SLICES = 8, XID_EVENT = 8, MAX_USERS = 128 };
 
 typedef unsigned int uint;
 typedef struct { uint start, size; } placement_t;
@@ -35,6 +36,7 @@ typedef struct { uint64_t total, free, used; } memory_t;
 typedef struct { uint version; uint64_t total, reserved, free, used; } memory_v2_t;
 typedef struct { uint gpu, memory; } utilization_t;
 typedef struct { uint pid; uint64_t used; uint gi, ci; } process_t;
+typedef struct { uint pid; uint64_t timestamp; uint sm, memory, encoder, decoder; } process_sample_t;
 typedef struct { uint sms, copy, decoder, encoder, jpeg, ofa, giSlices, ciSlices; uint64_t memoryMB; } attributes_t;
 typedef struct { uint id, p2p, slices, instances, sms, copy, decoder, encoder, jpeg, ofa; uint64_t memoryMB; } gi_profile_t;
 typedef struct { uint version, id, p2p, slices, instances, sms, copy, decoder, encoder, jpeg, ofa; uint64_t memoryMB; char name[96]; } gi_profile_v2_t;
@@ -44,6 +46,7 @@ typedef struct { dev_t_ device; struct gi *gi; uint id, profileId; placement_t p
 typedef struct { dev_t_ device; uint64_t type, data; uint gi, ci; } event_t;
 
 _Static_assert(sizeof(pci_t) == 68 && sizeof(memory_t) == 24 && sizeof(memory_v2_t) == 40 && sizeof(process_t) == 24, "nvml.h");
+_Static_assert(sizeof(process_sample_t) == 32, "nvml.h");
 _Static_assert(sizeof(attributes_t) == 40 && sizeof(gi_profile_t) == 48 && sizeof(gi_profile_v2_t) == 152, "nvml.h");
 _Static_assert(sizeof(gi_info_t) == 24 && sizeof(ci_profile_t) == 36 && sizeof(ci_info_t) == 32 && sizeof(event_t) == 32, "nvml.h");
 
@@ -85,7 +88,7 @@ static int ready(void)
 {
     if (users == 0)
         return UNINITIALIZED;
-    return hf_load("HAMI_FAKE_NVIDIA") == 0 ? OK : UNKNOWN;
+    return card_load("HAMI_FAKE_NVIDIA") == 0 ? OK : UNKNOWN;
 }
 
 static int known(const struct handle *handle)
@@ -141,7 +144,7 @@ static uint64_t mib(int index, const char *key)
 HF_EXPORT int nvmlInitWithFlags(uint flags)
 {
     (void)flags;
-    if (hf_load("HAMI_FAKE_NVIDIA") != 0)
+    if (card_load("HAMI_FAKE_NVIDIA") != 0)
         return DRIVER_NOT_LOADED;
     for (int i = 0; users == 0 && i < hf_count("device") && i < MAX_GPUS; i++) {
         gpus[i].index = i;
@@ -338,11 +341,19 @@ HF_EXPORT int nvmlDeviceGetCudaComputeCapability(dev_t_ device, int *major, int 
 
 /* -- amounts and health ------------------------------------------------------------------------------------- */
 
+/* What the machine file says is used, and what programs have taken. */
+static uint64_t used_bytes(int index)
+{
+    uint64_t capacity, used;
+    card_memory(index, &capacity, &used);
+    return mib(index, "memory_used_mib") + used;
+}
+
 HF_EXPORT int nvmlDeviceGetMemoryInfo(dev_t_ device, memory_t *memory)
 {
     ENTER_FACT(device, "memory", memory);
     memory->total = mib(device->gpu->index, "memory_mib");
-    memory->used = mib(device->gpu->index, "memory_used_mib");
+    memory->used = used_bytes(device->gpu->index);
     memory->free = memory->total - memory->used;
     return OK;
 }
@@ -354,7 +365,7 @@ HF_EXPORT int nvmlDeviceGetMemoryInfo_v2(dev_t_ device, memory_v2_t *memory)
         return VERSION_MISMATCH;
     memory->total = mib(device->gpu->index, "memory_mib");
     memory->reserved = mib(device->gpu->index, "memory_reserved_mib");
-    memory->used = mib(device->gpu->index, "memory_used_mib");
+    memory->used = used_bytes(device->gpu->index);
     memory->free = memory->total - memory->reserved - memory->used;
     return OK;
 }
@@ -369,7 +380,8 @@ HF_EXPORT int nvmlDeviceGetUtilizationRates(dev_t_ device, utilization_t *rates)
     ENTER_FACT(device, "utilization", rates);
     if (mig_on(device->gpu))
         return NOT_SUPPORTED;
-    rates->gpu = (uint)hf_int("device", device->gpu->index, "utilization", 0);
+    uint busy = (uint)hf_int("device", device->gpu->index, "utilization", 0) + card_utilization(device->gpu->index);
+    rates->gpu = busy > 100 ? 100 : busy;
     rates->memory = rates->gpu / 2;
     return OK;
 }
@@ -404,8 +416,36 @@ HF_EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(dev_t_ device, uint *count
         if (sscanf(item, "%u:%u", &pid, &used) == 2 && processes != NULL && found < room)
             processes[found] = (process_t){.pid = pid, .used = (uint64_t)used << 20, .gi = ~0u, .ci = ~0u};
     }
+    struct card_user users[MAX_USERS];
+    uint ours = card_users(device->gpu->index, users, MAX_USERS);
+    for (uint i = 0; i < ours && i < MAX_USERS; i++, found++)
+        if (processes != NULL && found < room)
+            processes[found] = (process_t){.pid = users[i].host_pid, .used = users[i].bytes, .gi = ~0u, .ci = ~0u};
     *count = found;
     return found > room || (found > 0 && processes == NULL) ? INSUFFICIENT_SIZE : OK;
+}
+
+/* One sample per process that used the device in the last window; NOT_FOUND when there is none that is newer than `since`. */
+HF_EXPORT int nvmlDeviceGetProcessUtilization(dev_t_ device, process_sample_t *samples, uint *count, uint64_t since)
+{
+    ENTER_FACT(device, "utilization", count);
+    struct card_user users[MAX_USERS];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t lag_us = hf_u64("device", device->gpu->index, "utilization_lag_ms", 100) * 1000;
+    uint64_t timestamp = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000 - lag_us;
+    uint room = *count, found = 0, ours = card_users(device->gpu->index, users, MAX_USERS);
+    for (uint i = 0; i < ours && i < MAX_USERS && timestamp > since; i++) {
+        if (users[i].percent == 0)
+            continue;
+        if (samples != NULL && found < room)
+            samples[found] = (process_sample_t){.pid = users[i].host_pid, .timestamp = timestamp, .sm = users[i].percent, .memory = users[i].percent / 2};
+        found++;
+    }
+    *count = found;
+    if (found == 0)
+        return NOT_FOUND;
+    return samples == NULL || found > room ? INSUFFICIENT_SIZE : OK;
 }
 
 #include "nvml_mig.h"
