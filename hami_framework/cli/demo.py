@@ -16,6 +16,7 @@ import click
 
 from hami_framework.cli.cluster import grant_of, list_inventories, list_pods, run_to_the_end
 from hami_framework.cli.demo_checks import Finding, check_cluster, check_nothing_leaked
+from hami_framework.cli.demo_limits import LimitsAct
 from hami_framework.cli.demo_report import Report, device_label
 from hami_framework.cli.manifests import Applier, read_manifests
 from hami_framework.errors import ConfigError
@@ -102,6 +103,7 @@ class Demo:
         await self._kill_an_agent()
         await self._settle()
         await self._fail_a_device()
+        await self._hold_limits()
         await self._check()
         await self._wait_for_the_job()
         await self._clean_up()
@@ -149,6 +151,11 @@ class Demo:
         self._cluster.recover_device(SICK_NODE, SICK_DEVICE)
         took = await self._until_health(device.id, ok=True)
         self._find(took <= 2.0, f"{device_label(device)} of {SICK_NODE} recovered: seen in the inventory after {took:.1f} s (at most 2)")
+
+    async def _hold_limits(self) -> None:
+        """Two real processes on one device: one wants more than its share."""
+        self._report.say("\nTwo pods with a real process share a device; one takes memory until its driver refuses:")
+        self._note(await LimitsAct(self._cluster, self._client, self._examples).play())
 
     async def _check(self) -> None:
         pods, inventories = await asyncio.to_thread(list_pods, self._client), await asyncio.to_thread(list_inventories, self._client)

@@ -160,6 +160,30 @@ def containers(output: str) -> None:
     show(rows, ["node", "pod", "container", "state", "env", "device_nodes"], output, wide=["mounts", "podUID", "slots"])
 
 
+@command.command()
+@click.argument("pod")
+@click.option("-c", "--container", help="Which one; needed where several run a program.")
+@click.option("-n", "--namespace", default="default", show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
+def logs(pod: str, container: str | None, namespace: str, follow: bool) -> None:
+    """What the program of POD has printed, in all its attempts. Only containers with a `command` run a program."""
+    from hami_framework.cli.programs import print_log
+
+    print_log(lambda: _containers(namespace, pod), container, f"{namespace}/{pod}", follow=follow)
+
+
+@command.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("pod")
+@click.argument("words", metavar="-- COMMAND…", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-c", "--container", help="Which one; needed where several run a program.")
+@click.option("-n", "--namespace", default="default", show_default=True)
+def exec_(pod: str, words: tuple[str, ...], container: str | None, namespace: str) -> None:
+    """Run COMMAND beside the program of POD: the same files, the same environment. The exit status is the command's."""
+    from hami_framework.cli.programs import run_beside
+
+    raise click.exceptions.Exit(run_beside(_containers(namespace, pod), container, f"{namespace}/{pod}", words))
+
+
 @command.command("fail-device")
 @click.argument("node")
 @click.argument("device")
@@ -211,6 +235,11 @@ def _running() -> dict[str, Any]:
     if sandbox is None:
         raise ConfigError("no sandbox is running; start one with `hami sandbox up --nodes FILE`")
     return sandbox
+
+
+def _containers(namespace: str, pod: str) -> list[dict[str, Any]]:
+    found: Any = _client().get("/sandbox/containers")
+    return [view for view in found if (view["namespace"], view["pod"]) == (namespace, pod)]
 
 
 def _client() -> KubeClient:

@@ -6,6 +6,7 @@ The tree is short on purpose: unix sockets have at most 107 bytes of path.
     k/    kubelet (device-plugins/, pod-resources/)      m/    machine files, one per vendor
     c/    CDI directory                                  r/    root that vendor packages read
     s/    the agent's state                              agent.log
+    l/    what programs in containers print              v/    where their view of the files is built
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from hami_framework.config import Settings
 from hami_framework.errors import ConfigError
+from hami_framework.local.process import Bind
 from hami_framework.model import Device, Machine
 from hami_framework.sandbox.children import Child
 from hami_framework.sandbox.kubelet.node import KubeletDouble
@@ -23,6 +25,7 @@ from hami_framework.sandbox.kubelet.options import KubeletOptions
 from hami_framework.sandbox.kubelet.paths import KubeletPaths
 from hami_framework.sandbox.machine_file import MachineFile
 from hami_framework.sandbox.nodes import NodeSpec
+from hami_framework.sandbox.runtime.programs import DRIVERS, MACHINES, Surroundings
 
 AGENT = "hami_framework.deviceplugin"
 LOST, WELL = "lost", "ok"
@@ -49,8 +52,9 @@ class SandboxNode:
     def prepare(self, libraries: Mapping[str, Path]) -> dict[str, dict[str, str]]:
         """Write the machine files and the kernel's; answers each vendor's worker environment. `libraries`: machine name → built libraries."""
         self.paths.prepare()
-        for folder in ("m", "s"):
+        for folder in ("m", "s", "l", "v"):
             (self.directory / folder).mkdir(parents=True, exist_ok=True)
+        (self.directory / "m").chmod(0o777)  # the fakes keep their common file beside the machine's, whatever user a container runs as
         environments = {}
         for placed in self.spec.machines:
             state = self.directory / "m" / f"{placed.vendor}.ini"
@@ -59,7 +63,23 @@ class SandboxNode:
             environments[placed.vendor] = _environment(placed.machine, state, libraries[placed.machine.name])
             for path, contents in placed.machine.files.items():
                 _write(self.paths.root / path.lstrip("/"), contents)
+        self.kubelet.runtime.surroundings = self._surroundings(libraries)
         return environments
+
+    def _surroundings(self, libraries: Mapping[str, Path]) -> Surroundings:
+        """What a vendor's container runtime would bring in from this node, at paths that any user can reach."""
+        mounts = [Bind(source=str(self.directory / "m"), target=MACHINES, read_only=False)]
+        environment: dict[str, str] = {}
+        paths: list[str] = []
+        for placed in self.spec.machines:
+            inside = Path(DRIVERS) / placed.vendor
+            made = _environment(placed.machine, Path(MACHINES) / f"{placed.vendor}.ini", inside)
+            paths += [made.pop("LD_LIBRARY_PATH")] if "LD_LIBRARY_PATH" in made else []
+            environment |= made
+            if libraries[placed.machine.name].is_dir():
+                mounts.append(Bind(source=str(libraries[placed.machine.name]), target=str(inside)))
+        environment |= {"LD_LIBRARY_PATH": ":".join(paths)} if paths else {}
+        return Surroundings(logs=self.directory / "l", root=self.directory / "v", environment=environment, mounts=tuple(mounts))
 
     async def start(self, kubeconfig: Path, environments: Mapping[str, Mapping[str, str]], plugin_files: Sequence[Path], chosen: Settings) -> None:
         """Start kubelet double and agent. Of the operator's settings the agent gets what a node needs, as flags."""

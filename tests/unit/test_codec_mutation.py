@@ -14,7 +14,7 @@ from hami_framework.codec.mutation import LONGEST_WARNING, apply_patch, mutate_p
 from hami_framework.codec.pods import read_pod
 from hami_framework.codec.resources import Family, ResourceCatalog
 from hami_framework.errors import FormatError
-from hami_framework.model import decode
+from hami_framework.model import ResourceNames, decode
 
 FAMILIES = decode((Path(__file__).parents[1] / "data" / "resource-families.json").read_bytes(), tuple[Family, ...])
 CATALOG = ResourceCatalog((family.vendor, family.names) for family in FAMILIES)
@@ -158,3 +158,64 @@ def test_review_warns_of_a_pod_that_will_be_refused() -> None:
 def test_review_of_nonsense(nonsense: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"AdmissionReview of admission\.k8s\.io/v1"):
         review(nonsense, CATALOG)
+
+
+HIDING = ResourceCatalog(
+    [
+        ("acme", ResourceNames(count="acme.com/xpu", memory="acme.com/mem", hidden_by={"ACME_VISIBLE": "void"})),
+        ("zeta", ResourceNames(count="zeta.com/npu", hidden_by={"ZETA_VISIBLE": "none"})),
+        ("plain", ResourceNames(count="plain.com/x")),
+    ]
+)
+
+
+def environments(*containers: dict[str, Any], init: dict[str, Any] | None = None) -> list[dict[str, str]]:
+    """Each container's environment after admission; admission of the result changes nothing."""
+    spec: dict[str, Any] = {"containers": [{"name": f"c{number}", **container} for number, container in enumerate(containers)]}
+    if init is not None:
+        spec["initContainers"] = [{"name": "init", **init}]
+    before = {"metadata": {"name": "p"}, "spec": spec}
+    after = apply_patch(before, mutate_pod(before, HIDING))
+    assert mutate_pod(after, HIDING) == []
+    everybody = [*after["spec"].get("initContainers", ()), *after["spec"]["containers"]]
+    return [{entry["name"]: entry.get("value", "?") for entry in container.get("env", ())} for container in everybody]
+
+
+def asking(**limits: int) -> dict[str, Any]:
+    names = {"xpu": "acme.com/xpu", "mem": "acme.com/mem", "npu": "zeta.com/npu", "any": "hami.io/accelerator", "x": "plain.com/x"}
+    return {"resources": {"limits": {names[key]: value for key, value in limits.items()}}}
+
+
+def with_env(**values: str) -> dict[str, Any]:
+    return {"env": [{"name": name, "value": value} for name, value in values.items()]}
+
+
+class TestDevicesAreHiddenFromWhoAskedForNone:
+    def test_a_pod_without_devices_is_left_alone(self) -> None:
+        assert environments({}, with_env(ACME_VISIBLE="all")) == [{}, {"ACME_VISIBLE": "all"}]
+
+    def test_beside_a_container_with_devices(self) -> None:
+        assert environments(asking(xpu=1), {}, init={}) == [{"ACME_VISIBLE": "void"}, {}, {"ACME_VISIBLE": "void"}]
+
+    def test_what_the_pod_or_its_author_said_is_replaced_and_the_rest_stays(self) -> None:
+        before = {"env": [{"name": "PATH", "value": "/bin"}, {"name": "ACME_VISIBLE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]}
+        assert environments(asking(xpu=1), before) == [{}, {"PATH": "/bin", "ACME_VISIBLE": "void"}]
+        assert environments(asking(xpu=1), with_env(A="1")) == [{}, {"A": "1", "ACME_VISIBLE": "void"}]
+
+    def test_a_container_that_asks_for_one_vendor_does_not_see_the_other(self) -> None:
+        assert environments(asking(xpu=1), asking(npu=1)) == [{"ZETA_VISIBLE": "none"}, {"ACME_VISIBLE": "void"}]
+
+    def test_who_may_be_given_any_device_is_told_nothing_and_the_others_see_none(self) -> None:
+        assert environments(asking(any=1), {}) == [{}, {"ACME_VISIBLE": "void", "ZETA_VISIBLE": "none"}]
+
+    def test_an_amount_asks_for_a_device_and_a_count_of_zero_for_none(self) -> None:
+        assert environments(asking(mem=5), asking(xpu=0)) == [{}, {"ACME_VISIBLE": "void"}]
+
+    def test_a_vendor_that_hides_nothing_adds_nothing(self) -> None:
+        assert environments(asking(x=1), {}) == [{}, {}]
+
+    def test_the_author_is_told(self) -> None:
+        spec = {"containers": [{"name": "main", **asking(xpu=1)}, {"name": "helper"}]}
+        request = {"uid": "1", "kind": {"kind": "Pod"}, "operation": "CREATE", "object": {"metadata": {"name": "p"}, "spec": spec}}
+        answer = review({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}, HIDING)["response"]
+        assert answer["warnings"] == ["container helper: ACME_VISIBLE=void was set, because it asks for no device of the kind that others of this pod ask for"]

@@ -52,6 +52,9 @@ def container_config(
     metadata = pod["metadata"]
     env = {key: value for answer in answers for key, value in answer.envs.items()}
     env |= pod_environment(pod, container, env)
+    command = container.get("command") or ()
+    argv = tuple(_expand(word, env) for word in (*command, *(container.get("args") or ()))) if command else ()
+    security = {**(pod["spec"].get("securityContext") or {}), **(container.get("securityContext") or {})}
     ends_after = {"app": seconds(pod, RUN_SECONDS), "init": seconds(pod, INIT_SECONDS) or init_seconds, "sidecar": None}[kind]
     return ContainerConfig(
         pod_uid=metadata["uid"], namespace=metadata.get("namespace", "default"), pod=metadata["name"], container=container["name"], kind=kind, env=env,
@@ -59,6 +62,8 @@ def container_config(
         device_nodes=tuple(_device_node(device) for answer in answers for device in answer.devices),
         cdi_devices=tuple(device.name for answer in answers for device in answer.cdi_devices),
         slots=tuple(sorted(slots)), run_seconds=ends_after,
+        argv=argv, cwd=container.get("workingDir"), uid=security.get("runAsUser"), gid=security.get("runAsGroup"),
+        read_only_root=bool(security.get("readOnlyRootFilesystem")),
     )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ from hami_framework.sandbox.runtime.container import Container, ContainerError, 
 
 STOPPED = 143
 """Exit status of a process that ends on SIGTERM."""
+CRASH_BACKOFF_S = (10.0, 300.0)
+"""(s) kubelet's wait before it starts a program again that ended: the first one doubles with each restart up to the second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class PodWorker:
         self.waiting: dict[str, Waiting] = {}
         self._kit = kit
         self._going = bool(pod["metadata"].get("deletionTimestamp"))
+        self._again_s: float | None = None
+        """How long until a program that ended is due to be started again."""
         self._stirred = asyncio.Event()
         self._started: str = (pod.get("status") or {}).get("startTime") or timestamp(datetime.now(UTC))
 
@@ -107,6 +111,7 @@ class PodWorker:
     async def _sync(self) -> bool:
         """One step; True when a container could not be started."""
         failed = False
+        self._again_s = None
         for container, kind in kinds(self.pod):
             run = self._kit.runtime.find(self.uid, container["name"])
             if run is not None and run.exit_code is None:
@@ -115,7 +120,11 @@ class PodWorker:
                 continue
             if run is not None and not self._runs_again(run, kind):
                 if kind == "init" and run.exit_code != 0:
-                    return self._over()
+                    return await self._over()
+                continue
+            if run is not None and self._crashes(run):
+                if kind != "app":
+                    return False
                 continue
             if self._going:
                 return False
@@ -125,8 +134,8 @@ class PodWorker:
             if kind == "sidecar":
                 self._report()
             failed = failed or not started
-        if not failed and all(self._ended(container["name"]) for container in self.pod["spec"]["containers"]):
-            return self._over()
+        if not (failed or self._waits) and all(self._ended(container["name"]) for container in self.pod["spec"]["containers"]):
+            return await self._over()
         return failed
 
     async def _start(self, container: Mapping[str, Any], kind: Kind) -> bool:
@@ -135,7 +144,7 @@ class PodWorker:
             responses = await self._kit.admission.prepare(self.pod, container)
             slots = {device for record in self._kit.admission.manager.container_records(self.uid, name) for device in record.ids}
             config = container_config(self.pod, container, kind, responses, slots, self._kit.options.init_seconds)
-            run = self._kit.runtime.run(config)
+            run = await self._kit.runtime.start(config)
         except AdmissionError as error:
             return self._failed(name, "CreateContainerConfigError", str(error))
         except ContainerError as error:
@@ -148,6 +157,24 @@ class PodWorker:
         self.waiting[container] = (reason, message)
         self.sender.event("Warning", "Failed", f"Error: {message}")
         return False
+
+    @property
+    def _waits(self) -> bool:
+        return self._again_s is not None
+
+    def _crashes(self, run: Container) -> bool:
+        """Whether a program that ended must wait before it is started again; the wait is remembered and reported."""
+        if run.process is None or run.attempt == 0 or run.finished_at is None:
+            return False
+        first, longest = CRASH_BACKOFF_S
+        wait = self._kit.options.scaled(min(first * 2 ** (run.attempt - 1), longest))
+        left = wait - (datetime.now(UTC) - run.finished_at).total_seconds()
+        if left <= 0:
+            return False
+        self._again_s = left if self._again_s is None else min(left, self._again_s)
+        name = run.config.container
+        self.waiting[name] = ("CrashLoopBackOff", f"back-off {wait:g}s restarting failed container={name} pod={self.pod['metadata']['name']}")
+        return True
 
     def _runs_again(self, run: Container, kind: Kind) -> bool:
         """The restart policy's word on a container that has ended."""
@@ -167,11 +194,11 @@ class PodWorker:
         run = self._kit.runtime.find(self.uid, container)
         return run is not None and run.exit_code is not None
 
-    def _over(self) -> bool:
+    async def _over(self) -> bool:
         """No app container will run again: sidecars are stopped and the pod has its final phase."""
         for container, kind in kinds(self.pod):
             if kind == "sidecar":
-                self._kit.runtime.exit(self.uid, container["name"], 0)
+                await self._kit.runtime.stop(self.uid, container["name"], 0, self._grace_s)
         self.terminated = True
         return False
 
@@ -180,10 +207,15 @@ class PodWorker:
         waits = [asyncio.create_task(self._stirred.wait())]
         waits += [asyncio.create_task(run.ended.wait()) for run in self._runs() if run.exit_code is None]
         try:
-            await asyncio.wait(waits, timeout=self._backoff(failures, took), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=self._next(failures, took), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in waits:
                 task.cancel()
+
+    def _next(self, failures: int, took: float) -> float | None:
+        """When to look again, if nothing happens before."""
+        waits = [wait for wait in (self._backoff(failures, took), self._again_s) if wait is not None]
+        return min(waits, default=None)
 
     def _backoff(self, failures: int, took: float) -> float | None:
         """About 0.2 s, then 12 to 14 s; a PreStart that ran into its deadline is tried again at once (measured)."""
@@ -206,13 +238,18 @@ class PodWorker:
         """The end of a graceful deletion: containers first, then the last status, then the object."""
         if not self.terminated:
             await asyncio.sleep(self._kit.options.stop_seconds)
-            for run in self._runs():
-                self._kit.runtime.exit(self.uid, run.config.container, STOPPED)
+            await asyncio.gather(*(self._kit.runtime.stop(self.uid, run.config.container, STOPPED, self._grace_s) for run in self._runs()))
             self.terminated = True
             self._report()
         await self.sender.drained()
         await persist(lambda: self._kit.api.delete_pod(self.pod), f"removal of pod {self.pod['metadata']['name']}")
         self._kit.runtime.remove_pod(self.uid)
+
+    @property
+    def _grace_s(self) -> float:
+        """How long a program may take to end after SIGTERM."""
+        asked = self.pod["metadata"].get("deletionGracePeriodSeconds")
+        return float(self.pod["spec"].get("terminationGracePeriodSeconds", 30) if asked is None else asked)
 
     def _report(self) -> None:
         devices = self._kit.admission.manager if self._kit.options.allocated_resources_status else None

@@ -63,7 +63,7 @@ class KubeletDouble:
     async def stop(self) -> None:
         """The end of the sandbox node: kubelet, containers, API client."""
         await self.kill()
-        self.runtime.clear()
+        await self.runtime.close()
         for path in (self.paths.kubelet_socket, self.paths.pod_resources_socket):
             path.unlink(missing_ok=True)
         self._api.close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Containers that are only remembered: what each would have seen, when it ran and how it ended.
+"""Containers: what each saw (or would have seen), when it ran and how it ended. Those without a command are only remembered.
 
 Order of environment variables, as on a node with containerd: what Allocate answered, then the pod's own `env` (kubelet
 appends it, so it wins), then CDI edits (the runtime applies them last, so they win over both). Mounts and device nodes of
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hami_framework.errors import HamiError
+from hami_framework.local.process import LaunchFailed, Process
 from hami_framework.sandbox.runtime.cdi import CdiCache, Spec
+from hami_framework.sandbox.runtime.programs import Surroundings, launch_of
 from hami_framework.sandbox.runtime.rules import SpecError
 
 Kind = Literal["init", "sidecar", "app"]
@@ -54,7 +56,13 @@ class ContainerConfig:
     slots: tuple[str, ...] = ()
     """Device-plugin ids recorded for the container."""
     run_seconds: float | None = None
-    """How long its main process runs before it ends by itself, with status 0; None: until it is stopped."""
+    """How long its main process runs before it ends by itself, with status 0; None: until it is stopped. Not for programs."""
+    argv: tuple[str, ...] = ()
+    """The program and its arguments; empty: the container is only remembered."""
+    cwd: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    read_only_root: bool = False
 
 
 @dataclass
@@ -71,6 +79,8 @@ class Container:
     hooks: tuple[Mapping[str, Any], ...] = ()
     gids: tuple[int, ...] = ()
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    process: Process | None = None
+    log: Path | None = None
 
     @property
     def state(self) -> State:
@@ -79,6 +89,11 @@ class Container:
     @property
     def id(self) -> str:
         return f"sandbox://{self.config.pod_uid}-{self.config.container}-{self.serial}"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the program that runs in it; None for one that is only remembered or has ended."""
+        return self.process.pid if self.process is not None and self.exit_code is None else None
 
     def view(self) -> dict[str, Any]:
         """Plain data for people, tests and the command line."""
@@ -89,6 +104,7 @@ class Container:
             "mounts": [dict(mount) for mount in config.mounts], "deviceNodes": [dict(node) for node in config.device_nodes],
             "hooks": [dict(hook) for hook in self.hooks], "additionalGids": list(self.gids), "slots": list(config.slots),
             "cdiDevices": list(config.cdi_devices), "startedAt": timestamp(self.started_at),
+            "command": list(config.argv), "pid": self.pid, "log": str(self.log) if self.log else None,
         }  # fmt: skip
 
 
@@ -97,20 +113,65 @@ class Runtime:
 
     def __init__(self, cdi_dirs: Sequence[Path], real_prefixes: Iterable[Path] = ()) -> None:
         self.cdi = CdiCache(tuple(cdi_dirs))
+        self.surroundings: Surroundings | None = None
+        """Without them, commands are remembered like all else, and nothing runs."""
+        self._watchers: set[asyncio.Task[None]] = set()
         self._real_prefixes = tuple(real_prefixes)
         self._containers: dict[tuple[str, str], Container] = {}
         self._serials = itertools.count(1)
 
     def run(self, config: ContainerConfig) -> Container:
-        """Create and start a container. Raises ContainerError."""
+        """Create and start a container that is only remembered. Raises ContainerError."""
+        container = self._created(config)
+        self._containers[config.pod_uid, config.container] = container
+        if config.run_seconds is not None:
+            asyncio.get_running_loop().call_later(config.run_seconds, _end, container, 0)
+        return container
+
+    async def start(self, config: ContainerConfig) -> Container:
+        """Create and start a container; one with a command when its program has begun. Raises ContainerError."""
+        if not config.argv or self.surroundings is None:
+            return self.run(config)
+        container = self._created(config)
+        container.log = log = self.surroundings.log_file(config)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            container.process = process = await Process.start(launch_of(container.config, self.surroundings, container.gids), log)
+        except LaunchFailed as error:
+            raise ContainerError("RunContainerError", f'failed to start container "{config.container}": {error}') from error
+        self._containers[config.pod_uid, config.container] = container
+        watcher = asyncio.create_task(_watch(container, process), name=f"container {container.id}")
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        return container
+
+    async def stop(self, uid: str, name: str, code: int, grace_s: float) -> None:
+        """End a container as kubelet does: SIGTERM, and SIGKILL when the grace is over. One without a program ends at once with `code`."""
+        container = self._containers.get((uid, name))
+        if container is None or container.exit_code is not None:
+            return
+        if container.process is None:
+            _end(container, code)
+            return
+        container.process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await container.ended.wait()
+        except TimeoutError:
+            container.process.kill()
+            await container.ended.wait()
+
+    async def close(self) -> None:
+        """The end of the node: nothing runs any more when this returns."""
+        self.clear()
+        await asyncio.gather(*self._watchers)
+
+    def _created(self, config: ContainerConfig) -> Container:
         try:
             container = self._edited(config)
         except SpecError as error:
             raise ContainerError("CreateContainerError", f'failed to generate container "{config.container}" spec: {error}') from error
         self._check_paths(container.config)
-        self._containers[config.pod_uid, config.container] = container
-        if config.run_seconds is not None:
-            asyncio.get_running_loop().call_later(config.run_seconds, _end, container, 0)
         return container
 
     def find(self, uid: str, name: str) -> Container | None:
@@ -118,9 +179,11 @@ class Runtime:
         return self._containers.get((uid, name))
 
     def exit(self, uid: str, name: str, code: int) -> None:
-        """The container's main process ends. Nothing happens to one that has ended already."""
+        """The container's main process ends; a program is killed for it. Nothing happens to one that has ended already."""
         container = self._containers.get((uid, name))
         if container is not None:
+            if container.process is not None:
+                container.process.kill()
             _end(container, code)
 
     def remove_pod(self, uid: str) -> None:
@@ -175,6 +238,10 @@ class Runtime:
     def _missing(self, host_path: str) -> bool:
         path = Path(host_path)
         return any(path.is_relative_to(prefix) for prefix in self._real_prefixes) and not path.exists()
+
+
+async def _watch(container: Container, process: Process) -> None:
+    _end(container, await process.wait())
 
 
 def _end(container: Container, code: int) -> None:
