@@ -56,22 +56,26 @@ def test_the_runtime_makes_one_vnpu_only() -> None:
         edits.for_grant(two, [device, device])
 
 
-def test_a_soft_share_without_the_interceptor_is_called_advisory(play: Play) -> None:
-    player = play("atlas-800t-a2")
-    grant = granted(player.discover()[:1], memory_bytes=8192 * MIB, mode="share")
-    enforcement = player.enforce(grant)
+@pytest.fixture
+def no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The wheel came without our own library."""
+    monkeypatch.setattr(enforce, "LIBRARY", tmp_path / "libhami_ascend.so")
+
+
+@pytest.mark.usefixtures("no_library")
+def test_a_soft_share_without_the_interceptor_is_called_advisory() -> None:
+    device = Device(id="A", device_class=_class(), identities=(("phy-id", "0"),))
+    enforcement = enforce.for_grant(granted([device], memory_bytes=8192 * MIB, mode="share"), [device])
     assert enforcement.isolation == ADVISORY
     assert enforcement.edits.empty
+    assert "neither libhami_ascend.so" in enforcement.mechanism
 
 
-def test_a_soft_share_with_the_interceptor_is_told_its_quota(play: Play) -> None:
-    player = play("atlas-800t-a2")
-    file = player.root / "usr/local/hami-vnpu-core/ld.so.preload"
-    file.parent.mkdir(parents=True)
-    file.touch()
-    device = player.discover()[0]
+@pytest.mark.usefixtures("no_library")
+def test_a_soft_share_with_the_interceptor_is_told_its_quota() -> None:
+    device = Device(id="A", device_class=_class(interceptor=True), identities=(("phy-id", "6"),))
     grant = granted([device], memory_bytes=8192 * MIB, core_percent=30, mode="share")
-    enforcement = player.enforce(grant)
+    enforcement = enforce.for_grant(grant, [device])
     assert enforcement.isolation == SOFT
     assert enforcement.edits.env == {
         "NPU_MEM_QUOTA": "8192",
