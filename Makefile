@@ -45,6 +45,12 @@ test: lint ## everything `main` must pass, with seeded, reduced random suites
 test-deep: venv ## the random and fuzz suites with their stated counts
 	HAMI_TEST_DEEP=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "deep or slow" --timeout 1200
 
+# Neither the venv nor a network: a machine with a GPU may have Python, gcc and the driver alone. 77: it did not run, and has said so.
+.PHONY: test-gpu
+test-gpu: ## the interceptor on a real NVIDIA GPU, and build/gpu-report.md; where there is none it says that it did not run
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make test-gpu needs Python >= 3.11; name one with make PYTHON=python3.x" >&2; exit 1; }
+	@$(PYTHON) interceptors/tests/gpu/run.py $(GPU) || { status=$$?; test $$status -eq 77 || exit $$status; }
+
 .PHONY: lint
 lint: venv ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
