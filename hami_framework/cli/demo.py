@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hami_framework.sandbox.cluster import Cluster
 
 HOPELESS = "never-fits"
+JOB = "all-the-mlus"
 WAITING = "waits-for-mlus"
 VICTIM_NODE = "dgx-1"
 SICK_NODE, SICK_DEVICE = "hgx-1", "0"
@@ -95,6 +96,8 @@ class Demo:
         self._findings: list[Finding] = []
         self._restarted = ("", "")
         """Pod UID and name of the container that died with the agent."""
+        self._waited = False
+        """Whether the pod that waits its turn was seen waiting while the job ran."""
 
     async def play(self) -> list[Finding]:
         """All acts; what was checked, and whether it held."""
@@ -140,9 +143,8 @@ class Demo:
             running = {(view["podUID"], view["container"]) for view in self._cluster.containers() if view["state"] == "running"}
             return bool(pods) and open_ <= {HOPELESS, WAITING} and self._restarted in running
 
-        pods = await self._until(settled, "not all pods came to run")
-        waits = next(pod for pod in pods if pod["metadata"]["name"] == WAITING)
-        self._find(waits["spec"].get("nodeName") is None, f"{WAITING} waits while another holds the devices it needs")
+        await self._until(settled, "not all pods came to run")
+        self._find(self._waited, f"{WAITING} waits while another holds the devices it needs")
 
     async def _fail_a_device(self) -> None:
         device = self._cluster.fail_device(SICK_NODE, SICK_DEVICE)
@@ -154,8 +156,12 @@ class Demo:
 
     async def _hold_limits(self) -> None:
         """Two real processes on one device: one wants more than its share."""
-        self._report.say("\nTwo pods with a real process share a device; one takes memory until its driver refuses:")
-        self._note(await LimitsAct(self._cluster, self._client, self._examples).play())
+        self._report.say("\nLimits that hold: two pods run a real program (examples/demo/allocate.py) on one GPU, and greedy wants more than it was granted.")
+        act = LimitsAct(self._cluster, self._client, self._examples)
+        findings = await act.play()
+        for line in act.story():
+            self._report.say(f"  {line}")
+        self._note(findings)
 
     async def _check(self) -> None:
         pods, inventories = await asyncio.to_thread(list_pods, self._client), await asyncio.to_thread(list_inventories, self._client)
@@ -207,6 +213,7 @@ class Demo:
         while True:
             pods = await asyncio.to_thread(list_pods, self._client)
             self._report.live(pods)
+            self._waited = self._waited or _waits_its_turn(pods)
             if condition(pods):
                 self._report.pause()
                 return pods
@@ -229,6 +236,12 @@ class Demo:
                 return time.monotonic() - begun
             await asyncio.sleep(0.05)
         raise TimeoutError(f"the health of {device_id} never changed in the inventory")
+
+
+def _waits_its_turn(pods: list[dict[str, Any]]) -> bool:
+    """At one look: the job's pod runs, and the one that needs its devices has no node."""
+    job = any(pod["metadata"]["name"].startswith(JOB) and pod.get("status", {}).get("phase") == "Running" for pod in pods)
+    return job and any(pod["metadata"]["name"] == WAITING and pod["spec"].get("nodeName") is None for pod in pods)
 
 
 def _message(pod: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ FOLDER = "limits"
 USE_ID = "hami.io/use-device-id"
 ROUNDS_AFTER = 5
 WAIT_SECONDS = 20.0
+SEES = re.compile(r"sees (\d+) of (\d+) MiB free")
 REFUSED = re.compile(r"at (\d+) MiB: .*OUT_OF_MEMORY")
 OVERHEAD_MIB = 1024
 """A context, and what the last step would have taken: the refusal must come this near to the limit."""
@@ -50,22 +51,40 @@ class LimitsAct:
         before = self._rounds()
         await self._until(lambda: self._rounds() >= before + ROUNDS_AFTER or self._over(NEIGHBOUR))
         where, limit = self._share(GREEDY)
-        return [self._refused(limit), Finding(holds=where == device, what=f"{GREEDY} and {NEIGHBOUR} were on the same device"), self._undisturbed(before)]
+        return [self._refused(limit), Finding(holds=where == device, what=f"{GREEDY} and {NEIGHBOUR} shared one device"), self._undisturbed(before)]
+
+    def story(self) -> list[str]:
+        """Granted, seen, wanted, got: a line for each of the two, as far as they came."""
+        return [self._line(name) for name in (NEIGHBOUR, GREEDY)]
+
+    def _line(self, name: str) -> str:
+        _, limit = self._share(name)
+        seen = SEES.search(self._log(name))
+        total = f"its driver tells it of {seen[2]} MiB" if seen else "it has not come to ask its driver"
+        said = REFUSED.search(self._log(name))
+        if said:
+            did = f"asked for {self._wanted(name)} MiB, got {said[1]} MiB, then CUDA_ERROR_OUT_OF_MEMORY"
+        else:
+            did = f"holds {self._wanted(name)} MiB, and took and gave back 256 MiB more {self._rounds()} times" if name == NEIGHBOUR else "was not refused"
+        return f"{name:<9}  granted {limit} MiB, {total}; {did}"
+
+    def _wanted(self, name: str) -> str:
+        return str(self._manifests[name]["spec"]["containers"][0]["command"][-1])
 
     def _refused(self, limit: int) -> Finding:
-        wanted = self._manifests[GREEDY]["spec"]["containers"][0]["command"][-1]
+        wanted = self._wanted(GREEDY)
         said = REFUSED.search(self._log(GREEDY))
         view = self._view(GREEDY)
         if said is None or view is None or view["exitCode"] != 1:
             return Finding(holds=False, what=f"{GREEDY} wanted {wanted} MiB of its {limit} and was not refused by its driver: {self._why(GREEDY)}")
         got = int(said[1])
         near = limit - OVERHEAD_MIB < got <= limit
-        return Finding(holds=near, what=f"{GREEDY} wanted {wanted} MiB on a share of {limit}: refused {said[0]}, by its driver's own error")
+        return Finding(holds=near, what=f"{GREEDY} was stopped at its limit of {limit} MiB (a context counts too), by its driver's own error")
 
     def _undisturbed(self, before: int) -> Finding:
         after = self._rounds()
         well = after >= before + ROUNDS_AFTER and not self._over(NEIGHBOUR)
-        words = f"{NEIGHBOUR} on the same device was undisturbed: {after} rounds, {before} of them until {GREEDY} was refused"
+        words = f"{NEIGHBOUR} noticed nothing: {before} rounds until {GREEDY} was refused, {after - before} since, none failed"
         return Finding(holds=well, what=words if well else f"{NEIGHBOUR} was disturbed: {self._why(NEIGHBOUR)}")
 
     async def _apply(self, name: str, annotations: dict[str, str]) -> None:

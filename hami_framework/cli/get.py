@@ -67,9 +67,10 @@ def _nodes(client: Any) -> list[Row]:
 
 
 def _devices(client: Any) -> list[Row]:
-    grants = live_grants(list_pods(client))
+    found = list_inventories(client)
+    grants = [*live_grants(list_pods(client)), *(grant for inventory in found for grant in inventory.held)]
     rows: list[Row] = []
-    for inventory in list_inventories(client):
+    for inventory in found:
         for device in inventory.devices:
             memory_bytes, core_percent, holders = promised(grants, inventory.node, device)
             capacity = device.device_class.capacity
@@ -96,7 +97,8 @@ def _devices(client: Any) -> list[Row]:
 
 
 def _grants(client: Any, namespace: str | None) -> list[Row]:
-    grants = live_grants(list_pods(client, namespace))
+    local = [grant for inventory in list_inventories(client) for grant in inventory.held if namespace in (None, grant.owner.namespace)]
+    grants = [*live_grants(list_pods(client, namespace)), *local]
     return [_grant_row(grant, container, held) for grant in grants for container in grant.containers for held in container.devices]
 
 

@@ -19,8 +19,12 @@ def command() -> None:
     """The libraries that hold limits inside a container's processes."""
 
 
+def _apis(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in _sdk("native").api_names() if name.startswith(incomplete)]
+
+
 @command.command()
-@click.option("--api", "apis", multiple=True, metavar="API", help="Only this driver API, e.g. cuda; repeat for more.")
+@click.option("--api", "apis", multiple=True, metavar="API", help="Only this driver API, e.g. cuda; repeat for more.", shell_complete=_apis)
 @output_option
 def coverage(apis: tuple[str, ...], output: str) -> None:
     """For each driver API and version: symbols exported, classified, to be hooked, hooked, tested.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hami_framework.cli.local import parse_memory, setting_of, state_option
+from hami_framework.cli.local import Memory, running, setting_of, state_option
 from hami_framework.cli.ps import state_directories
 from hami_framework.errors import ConfigError
 from hami_framework.model import show_bytes
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("target", metavar="CONTAINER|PID")
-@click.option("--memory", metavar="AMOUNT", help="Device memory per device from now on, e.g. 6GiB.")
+@click.argument("target", metavar="CONTAINER|PID", shell_complete=running)
+@click.option("--memory", type=Memory(), metavar="AMOUNT", help="Device memory per device from now on, e.g. 6GiB.")
 @click.option("--cores", type=click.IntRange(1, 100), metavar="PERCENT", help="Share of each device's compute from now on.")
 @state_option
-def command(target: str, memory: str | None, cores: int | None, state_dir: Path | None) -> None:
+def command(target: str, memory: int | None, cores: int | None, state_dir: Path | None) -> None:
     """Change the limit of a running program: an id or PID of `hami ps`, or namespace/pod/container.
 
-    A local run may be raised where there is room. A pod's container may only be lowered: raising is the scheduler's to do.
+    A local run may be raised where there is room. A pod's container can be set anywhere up to what it was granted, and keeps it
+    when it starts again; more than that is the scheduler's to give.
     """
     from hami_framework.local import holders, limit
 
     logging.basicConfig(level=logging.ERROR, format="hami: %(message)s")
     if memory is None and cores is None:
         raise click.UsageError("say what to change: --memory AMOUNT, --cores PERCENT, or both")
-    change = limit.Change(memory_bytes=parse_memory(memory) if memory else None, core_percent=cores)
+    change = limit.Change(memory_bytes=memory, core_percent=cores)
     where = {one.id: (state, one) for state in state_directories(state_dir) for one in holders.look([state], 0)}
     holder = holders.find([one for _, one in where.values()], target)
     state = where[holder.id][0]
@@ -63,7 +64,7 @@ def _changed(holder: Holder, state: Path, change: Change) -> Policy:
     from hami_framework.plugins import load_registry
 
     if holder.kind == "pod":
-        return limit.lower_container(holder, change)
+        return limit.change_container(holder, state, change)
     files = next(([Path(file) for file in one.plugin_files] for one in ledger.read(state) if one.id == holder.id), [])
     registry = load_registry(None, files)
     played = state.parent.name == "machines"

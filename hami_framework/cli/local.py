@@ -30,7 +30,23 @@ def state_option(function: F) -> F:
 
 def machine_option(function: F) -> F:
     """Adds `--machine`."""
-    return click.option("--machine", metavar="NAME", help="Try it without hardware, on a machine that a package can play (`hami sandbox machines`).")(function)
+    text = "Try it without hardware, on a machine that a package can play (`hami sandbox machines`)."
+    return click.option("--machine", metavar="NAME", help=text, shell_complete=_machines)(function)
+
+
+def _machines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from hami_framework.plugins import load_registry
+
+    return sorted(name for name in load_registry(None, []).machines() if name.startswith(incomplete))
+
+
+def running(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What runs here, for the shell to complete."""
+    from hami_framework.cli.ps import state_directories
+    from hami_framework.local import holders
+
+    found = (source.holder for state in state_directories(ctx.params.get("state_dir")) for source in holders.sources(state))
+    return sorted(name for one in found for name in {one.id if one.kind == "local" else one.name} if name.startswith(incomplete))
 
 
 def setting_of(machine: str | None, state_dir: Path | None, registry: Registry) -> Setting:
@@ -41,6 +57,20 @@ def setting_of(machine: str | None, state_dir: Path | None, registry: Registry) 
     from hami_framework.testing.fakes import build_libraries
 
     return played(directory, machine, registry, build_libraries)
+
+
+class Memory(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+    """`4GiB` on the command line, bytes in the program."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_memory(value)
+        except click.BadParameter as error:
+            self.fail(error.message, param, ctx)
 
 
 def parse_memory(text: str) -> int:

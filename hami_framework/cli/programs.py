@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hami_framework.errors import ConfigError
-from hami_framework.local.process import Launch, run_here
+from hami_framework.local.process import Launch, LaunchFailed, run_here
 
 Views = list[dict[str, Any]]
 POLL_SECONDS = 0.1
@@ -51,5 +51,9 @@ def run_beside(views: Views, container: str | None, pod: str, words: Sequence[st
         raise ConfigError(f"container {view['container']} of pod {pod} does not run; `hami sandbox logs` shows what it printed last")
     pairs = Path(f"/proc/{view['pid']}/environ").read_bytes().split(b"\0")
     env = dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
-    status = run_here(Launch(argv=tuple(words), env=env, join=view["pid"])).wait()
+    try:
+        status = run_here(Launch(argv=tuple(words), env=env, join=view["pid"])).wait()
+    except LaunchFailed as error:
+        print(f"hami: {error}", file=sys.stderr)
+        return error.status
     return status if status >= 0 else 128 - status

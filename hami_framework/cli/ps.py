@@ -18,6 +18,8 @@ from hami_framework.model import show_bytes
 if TYPE_CHECKING:
     from hami_framework.local.holders import Holder
 
+SHORT = 12
+"""Characters of a device's id: the first group of a UUID, and what stands before it."""
 CLEAR = "\033[H\033[2J"
 
 
@@ -42,7 +44,7 @@ def command(watch: bool, interval: float, state_dir: Path | None, output: str) -
         if watch and output in ("table", "wide"):
             click.echo(CLEAR, nl=False)
         show(
-            rows(found),
+            shortened(rows(found)) if output == "table" else rows(found),
             ["name", "device", "memory", "cores", "busy", "processes", "level"],
             output,
             wide=["id", "pid", "refused"],
@@ -64,6 +66,15 @@ def state_directories(state_dir: Path | None) -> list[Path]:
         sandbox = running_sandbox()
         found += sorted(Path(sandbox["kubeconfig"]).parent.glob("n/*/s")) if sandbox else []
     return list(dict.fromkeys(each for one in found for each in (one, *sorted((one / "machines").glob("*")))))
+
+
+def shortened(found: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Devices by as much of their ids as tells them apart, so that a line fits a terminal; `-o wide` and JSON have the whole."""
+    ids = {str(row["device_id"]) for row in found}
+    length = next((length for length in (SHORT, 2 * SHORT) if len({each[:length] for each in ids}) == len(ids)), 256)
+    return [
+        {**row, "device": f"{row['vendor']} {each if len(each) <= length + 1 else each[:length] + '…'}"} for row in found for each in [str(row["device_id"])]
+    ]
 
 
 def rows(found: list[Holder]) -> list[dict[str, object]]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from hami_framework.cli.local import machine_option, parse_memory, setting_of, state_option
+from hami_framework.cli.local import Memory, machine_option, setting_of, state_option
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.option("--memory", metavar="AMOUNT", help="Device memory per device, e.g. 4GiB, 3000MiB; with nothing at all asked, whole devices.")
+@click.option("--memory", type=Memory(), metavar="AMOUNT", help="Device memory per device, e.g. 4GiB, 3000MiB; with nothing at all asked, whole devices.")
 @click.option("--cores", type=click.IntRange(1, 100), metavar="PERCENT", help="Share of each device's compute.")
 @click.option("--device", "devices", multiple=True, metavar="DEVICE", help="VENDOR, VENDOR:INDEX, an id, a name or a PCI address; repeat for more.")
 @click.option("--count", type=click.IntRange(1, 16), metavar="N", help="How many devices.  [default: 1, or as many as are named]")
@@ -27,9 +27,9 @@ from hami_framework.cli.local import machine_option, parse_memory, setting_of, s
 @machine_option
 @state_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How --dry-run prints its answer.")
-@click.argument("program", metavar="-- PROGRAM [ARGUMENT]…", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("program", metavar="-- PROGRAM [ARGUMENT]…", nargs=-1, type=click.UNPROCESSED)
 def command(
-    memory: str | None,
+    memory: int | None,
     cores: int | None,
     devices: tuple[str, ...],
     count: int | None,
@@ -49,14 +49,17 @@ def command(
     """
     from hami_framework.local import run
     from hami_framework.local.choose import Wanted
+    from hami_framework.local.process import FAILED, LaunchFailed
     from hami_framework.plugins import load_registry
 
+    if not program or not program[0]:
+        raise click.UsageError("say what to run, after --, e.g.: hami run --memory 4GiB -- python train.py")
     logging.basicConfig(level=logging.ERROR, format="hami: %(message)s")
     run.load_threads()
     registry = load_registry(None, plugin_files)
     setting = setting_of(machine, state_dir, registry)
     as_user = os.geteuid() != 0
-    wanted = Wanted(count=count, memory_bytes=parse_memory(memory) if memory else None, core_percent=cores, devices=devices)
+    wanted = Wanted(count=count, memory_bytes=memory, core_percent=cores, devices=devices)
     order = run.Order(command=program, wanted=wanted, advisory=advisory or as_user, unheld=unheld, plugin_files=tuple(map(str, plugin_files)))
     logging.disable(logging.WARNING)
     started = asyncio.run(run.begin(order, setting, registry, dry=dry_run))
@@ -70,6 +73,10 @@ def command(
         click.echo(f"hami: the limit is advisory: {started.prepared.mechanism}", err=True)
     try:
         status = run.perform(started, setting)
+    except LaunchFailed as error:
+        instead = "; with --advisory it needs none" if started.prepared.private and error.status == FAILED else ""
+        click.echo(f"hami: {error}{instead}", err=True)
+        status = error.status
     finally:
         asyncio.run(run.end(started, order, setting, registry))
     raise click.exceptions.Exit(status)

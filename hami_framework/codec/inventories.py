@@ -3,7 +3,8 @@
 
 Eight equal devices share one description of their class: `spec.classes` holds each class once, under a name made from
 its content, and a device points at it with `classRef`. `spec.generation` is the inventory's own counter
-(`metadata.generation` belongs to the API server). `spec.summary` is for people and printer columns; nothing reads it back.
+(`metadata.generation` belongs to the API server). `spec.held`, left out when empty, are the grants of local runs on the node, each as
+the text of a pod's grant annotation. `spec.summary` is for people and printer columns; nothing reads it back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from hami_framework.codec.grants import decode_grant, encode_grant
 from hami_framework.codec.schema import structural_schema
 from hami_framework.errors import FormatError
 from hami_framework.model import Capacity, Device, DeviceClass, Inventory, Value, VendorInfo, decode, device_name, encode, from_builtins, to_builtins
@@ -49,6 +51,7 @@ def to_object(inventory: Inventory) -> dict[str, Any]:
             "classes": [{"name": reference, **_fields(device_class)} for device_class, reference in references.items()],
             "devices": [_device_fields(device, references[device.device_class]) for device in inventory.devices],
             "summary": to_builtins(_summary(inventory)),
+            **({"held": [encode_grant(grant) for grant in inventory.held]} if inventory.held else {}),
         },
     }
 
@@ -66,8 +69,9 @@ def from_object(document: Mapping[str, Any]) -> Inventory:
             generation=from_builtins(spec.get("generation", 1), int),
             vendors=from_builtins(spec.get("vendors") or (), tuple[VendorInfo, ...]),
             devices=tuple(_device(fields, classes) for fields in _objects(spec, "devices")),
+            held=tuple(decode_grant(text) for text in from_builtins(spec.get("held") or [], list[str])),
         )
-    except (msgspec.ValidationError, KeyError) as error:
+    except (msgspec.ValidationError, KeyError, FormatError) as error:
         raise FormatError(f"{KIND} {name!r} cannot be read: {error}") from error
 
 
@@ -133,6 +137,7 @@ def _spec_schema() -> dict[str, Any]:
             "vendors": structural_schema(tuple[VendorInfo, ...]),
             "classes": {"type": "array", "items": device_class},
             "devices": {"type": "array", "items": device},
+            "held": {"type": "array", "items": {"type": "string"}, "description": "grants of local runs on the node, each as a pod's annotation has it"},
             "summary": structural_schema(Summary),
         },
     }

@@ -55,6 +55,9 @@ def choose(registry: Registry, inventory: Inventory, held: Iterable[PodGrant], w
     vendors = {device.vendor for devices in named for device in devices}
     if len(vendors) > 1:
         raise ConfigError(f"devices of several vendors ({', '.join(sorted(vendors))}) cannot be had in one run: name devices of one vendor")
+    alone = [devices[0].id for devices in named if len(devices) == 1 and len(inventory.devices) > 1]
+    if twice := next((each for each in alone if alone.count(each) > 1), None):
+        raise ConfigError(f"device {twice} is named twice: once is enough; for more devices of a vendor say --count")
     ids = tuple(dict.fromkeys(device.id for devices in named for device in devices))
     count = wanted.count or max(1, len(wanted.devices))
     request = DeviceRequest(count=count, memory_bytes=wanted.memory_bytes, core_percent=wanted.core_percent)

@@ -20,6 +20,7 @@ from hami_framework.model import LEVELS, DeviceGrant, PodGrant, Value
 
 log = logging.getLogger(__name__)
 
+SHOWN = 8
 LIMITS = "limits.json"
 """What the agent tells a container of its own limits."""
 POLICIES = "containers/*/enforcement/policy/policy.bin"
@@ -184,5 +185,12 @@ def find(holders: Sequence[Holder], wanted: str) -> Holder:
         matches = [one for one in holders if int(wanted) in (one.pid, *one.pids)]
     if len(matches) == 1:
         return matches[0]
-    known = ", ".join(f"{one.id} ({one.name}" + (f", pid {one.pid})" if one.pid else ")") for one in holders) or "nobody holds anything here"
-    raise HamiError(f"{wanted!r} names {'several' if matches else 'no'} running programs or containers of this machine; there are: {known}")
+    if matches:
+        raise HamiError(f"{wanted!r} names several programs or containers of this machine: say which: {_listed(matches)}")
+    raise HamiError(f"{wanted!r} names no running program or container of this machine; there are: {_listed(holders) or 'none'}")
+
+
+def _listed(holders: Sequence[Holder]) -> str:
+    words = [f"{one.id} ({one.name}, pid {one.pid})" if one.kind == "local" else one.name for one in holders]
+    more = f", and {len(words) - SHOWN} more, see `hami ps`" if len(words) > SHOWN else ""
+    return ", ".join(words[:SHOWN]) + more

@@ -7,13 +7,15 @@ got (`/run/hami`, `/etc/ld.so.preload`) are made of the host's entries bound one
 the host. Root needs no more than a mount namespace; anybody else gets a user namespace with it.
 
 The processes of a view share the machine's process ids: whoever looks from outside sees the same numbers.
-What goes wrong before the program runs is written to `report` as {"reason": …} with exit status 125; the descriptor closes
-by itself when the program has begun.
+What goes wrong before the program runs is written to `report` as {"reason": …, "status": …}; the status is 127 when there is no
+such program, 126 when there is and it cannot be run, 125 otherwise, as shells and docker have it. The descriptor closes by
+itself when the program has begun.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -26,7 +28,7 @@ MS_RDONLY, MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC, MS_UNBINDABLE, MS_PRIVATE = 1, 
 MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 FAILED = 125
-"""Exit status when the program could not be begun (docker's number for the same)."""
+NOT_RUNNABLE, NOT_FOUND = 126, 127
 KEPT_FLAGS = 2 | 4 | 8 | 1024 | 2048
 """nosuid, nodev, noexec, noatime, nodiratime: a user namespace may not take them off when it remounts (mount_namespaces(7))."""
 SPLIT = ("/", "/etc", "/run")
@@ -38,6 +40,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class LaunchError(Exception):
     """Why the program could not be begun, for people."""
+
+    def __init__(self, reason: str, status: int = FAILED) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def _check(result: int, what: str) -> None:
@@ -251,7 +257,26 @@ def start(launch: dict[str, Any]) -> None:
     try:
         os.execvpe(argv[0], argv, env)
     except OSError as error:
-        raise LaunchError(f"cannot run {argv[0]!r}: {error.strerror}") from error
+        raise _not_run(argv[0], error) from error
+
+
+def _not_run(program: str, error: OSError) -> LaunchError:
+    """What is wrong with the program, and what to write instead."""
+    named = "/" in program
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        if named and os.path.exists(program):
+            return LaunchError(f"cannot run {program!r}: the interpreter that its first line names, or its loader, is not there", NOT_RUNNABLE)
+        if not named and os.path.exists(program):
+            hint = f"; there is a file of that name here: write ./{program}, or its interpreter before it"
+        else:
+            hint = "" if named else "; is it spelt rightly, and on the PATH?"
+        return LaunchError(f"cannot run {program!r}: there is no such program{hint}", NOT_FOUND)
+    if isinstance(error, PermissionError):
+        what = "it is a directory" if os.path.isdir(program) else f"user {os.geteuid()} may not execute it: chmod +x, or name its interpreter before it"
+        return LaunchError(f"cannot run {program!r}: {what}", NOT_RUNNABLE)
+    if error.errno == errno.ENOEXEC:
+        return LaunchError(f"cannot run {program!r}: it is neither a program for this machine nor a script with a #! line", NOT_RUNNABLE)
+    return LaunchError(f"cannot run {program!r}: {error.strerror}")
 
 
 def main() -> None:
@@ -265,9 +290,9 @@ def main() -> None:
             die_with_parent(launch["parent"])
         start(launch)
     except LaunchError as error:
-        os.write(report, json.dumps({"reason": str(error)}).encode())
+        os.write(report, json.dumps({"reason": str(error), "status": error.status}).encode())
     except OSError as error:
-        os.write(report, json.dumps({"reason": f"{error.strerror}: {error.filename or 'the view of the files'}"}).encode())
+        os.write(report, json.dumps({"reason": f"{error.strerror}: {error.filename or 'the view of the files'}", "status": FAILED}).encode())
     os._exit(FAILED)
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who holds what on this machine: local runs, each a file of its own, beside what the node agent has on record.
 
-`<state directory>/local/<id>.json` is one `LocalGrant`, replaced by rename. Whoever chooses devices or changes a limit holds
-the flock on `local/.lock` meanwhile; the agent reads the files without it, in its last fence. A record whose process is gone
-(also after kill -9) holds nothing: its PID with its start time is what counts, and the next run, `hami ps` or the agent
-sweeps it away.
+`<state directory>/local/<id>.json` is one `LocalGrant`, replaced by rename. Whoever promises something of a device here (a run, a
+changed limit, the agent admitting a container) holds the flock on `local/.lock` from before it reads what others hold until
+its own promise is on disk: both sides read both ledgers, and no two can pass at once (see `gate` for the agent's side).
+A record whose process is gone (also after kill -9) holds nothing: its PID with its start time is what counts, and the next
+run or `hami ps` sweeps it away.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from hami_framework.errors import ConfigError, FormatError
-from hami_framework.model import Device, DeviceGrant, Grant, Health, PodGrant, Value, decode, encode
+from hami_framework.model import Grant, PodGrant, Value, decode, encode
 
 log = logging.getLogger(__name__)
 
 FOLDER = "local"
+LOCK, SWEEPING = ".lock", ".sweeping"
 AGENT_STATE = "agent.json"
 AGENT_FORMAT = "hami-agent-state/1"
 """As `deviceplugin.state` writes it; a test holds the two together."""
@@ -96,34 +98,6 @@ def live_grants(state_directory: Path, node: str | None = None) -> tuple[PodGran
     return tuple(grant if node is None else msgspec.structs.replace(grant, node=node) for grant in held)
 
 
-def less(devices: Sequence[Device], grants: Iterable[PodGrant]) -> tuple[Device, ...]:
-    """The devices as they may be published: without what local runs hold. Pure.
-
-    A device held exclusively is not there for anybody else: unhealthy, with the reason.
-    """
-    held: dict[str, list[DeviceGrant]] = {}
-    for grant in grants:
-        for container in grant.containers:
-            for device in container.devices:
-                held.setdefault(device.device_id, []).append(device)
-    return tuple(_less(device, held.get(device.id, ())) for device in devices)
-
-
-def _less(device: Device, held: Sequence[DeviceGrant]) -> Device:
-    if not held:
-        return device
-    if any(grant.offer.exclusive for grant in held):
-        return msgspec.structs.replace(device, health=Health(state="unhealthy", reason="held by a local run (hami run) on the node"))
-    capacity = device.device_class.capacity
-    left = msgspec.structs.replace(
-        capacity,
-        memory_bytes=max(0, capacity.memory_bytes - sum(grant.offer.cost.memory_bytes for grant in held)),
-        core_percent=max(0, capacity.core_percent - sum(grant.offer.cost.core_percent for grant in held)),
-        shares=max(0, capacity.shares - sum(grant.offer.cost.shares for grant in held)),
-    )
-    return msgspec.structs.replace(device, device_class=msgspec.structs.replace(device.device_class, capacity=left))
-
-
 def agent_grants(state_directory: Path) -> tuple[PodGrant, ...]:
     """What the node agent has on record here; nothing when no agent ever ran. Raises FormatError, ConfigError."""
     import hashlib
@@ -144,18 +118,29 @@ def agent_grants(state_directory: Path) -> tuple[PodGrant, ...]:
 
 
 @contextmanager
-def locked(state_directory: Path) -> Iterator[None]:
-    """Nobody else chooses devices on this machine meanwhile. Raises ConfigError when the directory cannot be written."""
+def locked(state_directory: Path, name: str = LOCK) -> Iterator[None]:
+    """Nobody else promises anything on this machine meanwhile (or sweeps, with that name). Raises ConfigError when the directory cannot be written."""
     try:
-        folder(state_directory).mkdir(parents=True, exist_ok=True, mode=0o755)
-        descriptor = os.open(folder(state_directory) / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_lock(state_directory, name)
     except OSError as error:
         raise ConfigError(f"the ledger of this machine cannot be written: {error.filename}: {error.strerror}; name another --state-dir") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        sign(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def open_lock(state_directory: Path, name: str = LOCK) -> int:
+    """The lock's file, not locked yet. Raises OSError."""
+    folder(state_directory).mkdir(parents=True, exist_ok=True, mode=0o755)
+    return os.open(folder(state_directory) / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def sign(descriptor: int) -> None:
+    """Leave word in the lock's file of who holds it, for whoever waits for too long."""
+    os.pwrite(descriptor, f"{os.getpid():<20}".encode(), 0)
 
 
 def write(state_directory: Path, record: LocalGrant) -> None:

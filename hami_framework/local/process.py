@@ -19,11 +19,17 @@ import msgspec
 from hami_framework.errors import HamiError
 from hami_framework.model import Value
 
+FAILED = 125
 LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 class LaunchFailed(HamiError):
     """The program could not be begun; nothing of it runs."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason)
+        self.status = status
+        """As shells give it: 127 not found, 126 not runnable, 125 anything else."""
 
 
 class Bind(Value, frozen=True, kw_only=True):
@@ -73,14 +79,21 @@ def _snake(key: str) -> str:
     return {"readOnlyRoot": "read_only_root"}.get(key, key)
 
 
-def reason_in(report: bytes) -> str | None:
+def failure_in(report: bytes) -> LaunchFailed | None:
     """The launcher's complaint, None when the program has begun. A launcher that died before it could say anything says that much."""
     if not report:
         return None
     try:
-        return str(json.loads(report)["reason"])
+        said = json.loads(report)
+        return LaunchFailed(str(said["reason"]), int(said["status"]))
     except (ValueError, KeyError):
-        return f"the launcher said {report[:200]!r}"
+        return LaunchFailed(f"the launcher said {report[:200]!r}", FAILED)
+
+
+def reason_in(report: bytes) -> str | None:
+    """The same in words alone."""
+    failure = failure_in(report)
+    return None if failure is None else str(failure)
 
 
 class Process:
@@ -107,15 +120,15 @@ class Process:
                     )
                 finally:
                     os.close(writing)
-            reason = reason_in(await _read_all(reading))
+            failure = failure_in(await _read_all(reading))
         except BaseException:
             if process is not None:
                 _kill_group(process.pid)
                 await process.wait()
             raise
-        if reason is not None:
+        if failure is not None:
             await process.wait()
-            raise LaunchFailed(reason)
+            raise failure
         return cls(process)
 
     @property
@@ -165,10 +178,10 @@ def run_here(launch: Launch) -> subprocess.Popen[bytes]:
                 process = subprocess.Popen(command(told.fileno(), writing), pass_fds=(told.fileno(), writing))
             finally:
                 os.close(writing)
-        reason = reason_in(report.read())
-    if reason is not None:
+        failure = failure_in(report.read())
+    if failure is not None:
         process.wait()
-        raise LaunchFailed(reason)
+        raise failure
     return process
 
 

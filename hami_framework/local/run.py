@@ -21,12 +21,12 @@ from pathlib import Path
 
 import msgspec
 
-from hami_framework.errors import ConfigError, HamiError
+from hami_framework.errors import HamiError
 from hami_framework.local import choose, ledger, prepare
 from hami_framework.local.ledger import LocalGrant
-from hami_framework.local.process import Bind, Launch, LaunchFailed, own_environment, run_here
+from hami_framework.local.process import Bind, Launch, own_environment, run_here
 from hami_framework.local.vendors import SYSTEM, Setting, Vendors
-from hami_framework.model import ContainerEdits, Owner, PodGrant, Value
+from hami_framework.model import ContainerEdits, Inventory, Owner, PodGrant, Value
 from hami_framework.plugins import Registry, load_registry
 
 log = logging.getLogger(__name__)
@@ -69,17 +69,13 @@ async def begin(order: Order, setting: Setting, registry: Registry, *, dry: bool
     identity = uuid.uuid4().hex[:12]
     owner = Owner(kind="local", uid=f"local-{identity}", namespace=_user(), name=Path(order.command[0]).name if order.command else "")
     state = setting.state_directory
-    async with Vendors(setting, order.allow, [Path(file) for file in order.plugin_files]) as vendors:
+    async with Vendors(setting, _concerned(order, registry, state), [Path(file) for file in order.plugin_files]) as vendors:
         inventory = vendors.inventory()
-        with ledger.locked(state):
+        with ledger.locked(state, ledger.SWEEPING):  # apart: a vendor may take its time, and the node agent waits for the other lock
             await sweep(state, vendors)
-            others = choose.others(state, inventory.node, *(() if setting.machine else (SYSTEM,)))
-            grant = choose.choose(registry, inventory, others, order.wanted, owner)
-            record = _record(grant, order, setting)
-            if not dry:
-                ledger.write(state, record)
+        record = promise(order, setting, registry, inventory, owner, dry=dry)
         try:
-            prepared = await prepare.prepare(vendors, grant, Path(record.directory), advisory=order.advisory, unheld=order.unheld)
+            prepared = await prepare.prepare(vendors, record.grant, Path(record.directory), advisory=order.advisory, unheld=order.unheld)
         except BaseException:
             await release(record, state, vendors)
             raise
@@ -91,8 +87,27 @@ async def begin(order: Order, setting: Setting, registry: Registry, *, dry: bool
     return Started(record=record, prepared=prepared)
 
 
+def _concerned(order: Order, registry: Registry, state: Path) -> Sequence[str] | None:
+    """The vendors whose workers are needed: those that the user named, and those that are to release what killed runs left. None: all."""
+    named = {word.partition(":")[0] for word in order.wanted.devices}
+    if not named or named - registry.vendors.keys():
+        return order.allow
+    owed = {lead.devices[0].vendor for record in stale(state) for lead in record.leads}
+    return sorted(named | owed & registry.vendors.keys())
+
+
+def promise(order: Order, setting: Setting, registry: Registry, inventory: Inventory, owner: Owner, *, dry: bool = False) -> LocalGrant:
+    """Choose and note, under the lock: whoever promises next sees it. Raises ConfigError."""
+    with ledger.locked(setting.state_directory):
+        others = choose.others(setting.state_directory, inventory.node, *(() if setting.machine else (SYSTEM,)))
+        record = _record(choose.choose(registry, inventory, others, order.wanted, owner), order, setting)
+        if not dry:
+            ledger.write(setting.state_directory, record)
+    return record
+
+
 def perform(started: Started, setting: Setting) -> int:
-    """Run the program to its end; its exit status, as shells give it. Raises ConfigError when it cannot be begun."""
+    """Run the program to its end; its exit status, as shells give it. Raises LaunchFailed when it cannot be begun."""
     record, edits = started.record, started.prepared.edits
     own = _environment(edits, setting)
     launch = Launch(argv=record.command, env=own, cwd=os.getcwd())
@@ -104,10 +119,8 @@ def perform(started: Started, setting: Setting) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {*FORWARDED, signal.SIGCHLD})
     try:
         process = run_here(launch)
-        ledger.write(setting.state_directory, msgspec.structs.replace(record, program_pid=process.pid))
+        _note_program(record, process.pid, setting.state_directory)
         return _supervise(process)
-    except LaunchFailed as error:
-        raise ConfigError(str(error)) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -119,7 +132,7 @@ async def end(started: Started, order: Order, setting: Setting, registry: Regist
     if not owed:
         _forget(record, setting.state_directory)
         return
-    async with Vendors(setting, order.allow, [Path(file) for file in order.plugin_files]) as vendors:
+    async with Vendors(setting, [lead.devices[0].vendor for lead in owed], [Path(file) for file in order.plugin_files]) as vendors:
         await release(record, setting.state_directory, vendors)
 
 
@@ -155,8 +168,15 @@ def sweep_without_vendors(state: Path) -> None:
     """The same for commands that start no worker: what owes no vendor a release is forgotten, the rest is the next run's to sweep."""
     if not stale(state) or not os.access(ledger.folder(state), os.W_OK):
         return  # nothing to do, or another user's to do
-    with ledger.locked(state):
+    with ledger.locked(state, ledger.SWEEPING):
         _forget_free(stale(state), state)
+
+
+def _note_program(record: LocalGrant, pid: int, state: Path) -> None:
+    """In the record as it is now: somebody may have changed its limit since."""
+    with ledger.locked(state):
+        now = next((one for one in ledger.read(state) if one.id == record.id), record)
+        ledger.write(state, msgspec.structs.replace(now, program_pid=pid))
 
 
 def _forget_free(records: Sequence[LocalGrant], state: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from hami_framework.model.base import Value
 from hami_framework.model.device import Device
+from hami_framework.model.grant import PodGrant
 from hami_framework.model.resources import ResourceNames
 
 
@@ -29,6 +30,8 @@ class Inventory(Value, frozen=True, kw_only=True):
     generation: int = 1
     vendors: tuple[VendorInfo, ...] = ()
     devices: tuple[Device, ...] = ()
+    held: tuple[PodGrant, ...] = ()
+    """What is held on the node by others than pods: local runs (`hami run`)."""
 
     def device(self, device_id: str) -> Device | None:
         """The device with this vendor id, or None."""

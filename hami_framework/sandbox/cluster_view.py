@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from hami_framework.sandbox.resources import NODES, PODS, Kind
 from hami_framework.sandbox.storage import Change, Store
 
 Json = dict[str, Any]
+
+AGAIN_SECONDS = (0.5, 2.0)
+"""An extender hears of such a change by a watch of its own: asked at the same instant, it may answer from before."""
 
 
 def terminal(pod: Json) -> bool:
@@ -65,6 +69,8 @@ class ClusterView:
             self._pod_changed(change)
         elif change.kind.storage in self._also:
             self._on_room()
+            for seconds in AGAIN_SECONDS:
+                asyncio.get_running_loop().call_later(seconds, self._on_room)
 
     def _pod_changed(self, change: Change) -> None:
         pod, uid = change.after, change.after["metadata"]["uid"]

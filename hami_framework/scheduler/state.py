@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine's picture of the cluster: pods, nodes and inventories, each followed by a reflector.
 
-What pods hold is read from their grant annotation, nowhere else, so a restart rebuilds everything. An annotation on a
+What pods hold is read from their grant annotation, and what local runs (`hami run`) hold on a node from its inventory,
+nowhere else, so a restart rebuilds everything. An annotation on a
 pod that is not bound, or that speaks of another pod or node, counts for nothing (anyone may write annotations). Data of
 ours that cannot be read is counted and reported once per object, and leaves the rest alone.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -20,10 +22,13 @@ from hami_framework.codec.grants import GRANT_ANNOTATION, decode_grant
 from hami_framework.errors import FormatError
 from hami_framework.kube.client import KubeClient, path
 from hami_framework.kube.reflector import Metadata, Reflector
-from hami_framework.model import Inventory
+from hami_framework.model import Inventory, PodGrant
 from hami_framework.placement.engine import Engine
 from hami_framework.scheduler.events import EventWriter
 from hami_framework.scheduler.metrics import Metrics
+
+NEVER_PREEMPTED = sys.maxsize
+"""The priority of local runs: no pod's deletion by kube-scheduler ends one."""
 
 ENDED = frozenset({"Succeeded", "Failed"})
 """Pod phases in which containers will never run again (Kubernetes documentation, "Pod Lifecycle")."""
@@ -79,6 +84,7 @@ class ClusterState:
         self._engine, self._events, self._metrics, self._listener = engine, events, metrics, listener
         self._nodes: set[str] = set()
         self._inventories: dict[str, Inventory] = {}
+        self._held: dict[str, set[str]] = {}
         self._reported: dict[str, str] = {}
         pods: Reflector[PodView] = Reflector(
             client, path("pods"), on_upsert=self._pod, on_delete=self._pod_deleted, decode=msgspec.json.Decoder(PodView).decode, **reflector_options
@@ -161,11 +167,23 @@ class ClusterState:
             return
         self._reported.pop(f"inventory {name}", None)
         self._listener.inventory_read(inventory)
+        self._hold(name, inventory.held)
         self._show(name)
 
     def _inventory_deleted(self, meta: Metadata) -> None:
         self._inventories.pop(meta.name, None)
+        self._hold(meta.name, ())
         self._engine.remove_node(meta.name)
+
+    def _hold(self, node: str, grants: Iterable[PodGrant]) -> None:
+        """What local runs hold there counts like what pods hold. A node speaks for itself alone, and never in a pod's name."""
+        local = {f"{grant.owner.uid}@{node}": grant for grant in grants if grant.node == node and grant.owner.kind == "local"}
+        for uid in self._held.pop(node, set()) - local.keys():
+            self._engine.forget(uid)
+        for uid, grant in local.items():
+            self._engine.observe(msgspec.structs.replace(grant, owner=msgspec.structs.replace(grant.owner, uid=uid)), NEVER_PREEMPTED)
+        if local:
+            self._held[node] = set(local)
 
     def _show(self, name: str) -> None:
         """Devices count while both the node and its inventory are there; either may come first."""

@@ -19,7 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.xdist_group("sandbox"), pytest.mark.timeout(60)]
+from hami_framework.plugins import load_registry
+from hami_framework.testing.fakes import build_libraries, default_cache
+
+pytestmark = [pytest.mark.xdist_group("sandbox"), pytest.mark.timeout(180)]
 
 Json = dict[str, Any]
 
@@ -33,8 +36,8 @@ nodes:
 """
 
 
-def manifest(name: str, limits: Mapping[str, object]) -> str:
-    spec = {"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": "x", "resources": {"limits": dict(limits)}}]}
+def manifest(name: str, limits: Mapping[str, object], **container: object) -> str:
+    spec = {"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": "x", "resources": {"limits": dict(limits)}, **container}]}
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
 
 
@@ -53,10 +56,11 @@ class Hami:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         kept = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST")}
-        self.environment = kept | {"XDG_STATE_HOME": str(directory / "state"), "HOME": str(directory)}
+        built = str(default_cache().parents[1])  # a home of its own must not mean drivers to be compiled anew, for half a minute
+        self.environment = kept | {"XDG_STATE_HOME": str(directory / "state"), "XDG_CACHE_HOME": built, "HOME": str(directory)}
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run([*HAMI, *words], cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=40, check=False)
+        done = subprocess.run([*HAMI, *words], cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
         assert "Traceback" not in done.stdout + done.stderr
         return done
 
@@ -78,11 +82,19 @@ class Hami:
         (self.directory / name).write_text(text)
         return name
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = 15) -> None:
+    def until(self, condition: Callable[[], object], what: str, seconds: float = 40) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"{what}: not within {seconds:g} s"
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def built() -> None:
+    """The libraries that the nodes' machines need are there, however long it took to compile them: no test below is about that."""
+    machines = load_registry(["nvidia", "ascend"]).machines()
+    for name in ("dgx-a100-40g", "atlas-800t-a2"):
+        build_libraries(machines[name][1])
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,7 @@ def alone() -> Iterator[Hami]:
 
 
 @pytest.fixture(scope="module")
-def hami() -> Iterator[Hami]:
+def hami(built: None) -> Iterator[Hami]:
     """A home with a running sandbox that holds `PODS`."""
     directory = Path(tempfile.mkdtemp(prefix="hs-", dir="/tmp"))
     home = Hami(directory)
@@ -200,6 +212,29 @@ def test_a_pod_that_waits_runs_when_another_goes(hami: Hami) -> None:
     assert "default/waits is on dgx" in hami.ok("explain", "pod", "waits")
 
 
+def test_logs_and_exec_reach_the_program_of_a_container(hami: Hami) -> None:
+    script = "trap 'echo bye; exit 0' TERM; echo up $HAMI_GRANT; while :; do sleep 0.05; done"
+    text = manifest("program", {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 1000}, command=["sh", "-c", script])
+    hami.ok("sandbox", "apply", "-f", hami.write("program.yaml", text))
+    hami.until(lambda: "up" in hami.run("sandbox", "logs", "program").stdout, "the program's word")
+    printed = hami.ok("sandbox", "logs", "program")
+    uid = next(row["uid"] for row in hami.rows("pods") if row["name"] == "program")
+    assert printed == f"up {uid}/main\n"
+    assert hami.ok("sandbox", "exec", "program", "--", "sh", "-c", "echo beside $HAMI_GRANT") == f"beside {uid}/main\n"
+    hami.fails("sandbox", "exec", "program", "--", "sh", "-c", "exit 9", status=9)
+    hami.fails("sandbox", "exec", "program", "--", "sh", "-c", "kill -9 $$", status=137)
+    assert "there is no such program" in hami.fails("sandbox", "exec", "program", "--", "no-such-program", status=127)
+    assert "no container 'other' of pod default/program runs a program; those that do: main" in hami.fails("sandbox", "logs", "program", "-c", "other")
+    with subprocess.Popen([*HAMI, "sandbox", "logs", "-f", "program"], cwd=hami.directory, env=hami.environment, stdout=subprocess.PIPE, text=True) as follow:
+        assert follow.stdout is not None
+        assert follow.stdout.readline() == printed
+        hami.ok("sandbox", "delete", "pod", "program")
+        rest, _ = follow.communicate(timeout=60)
+    assert (follow.returncode, rest) == (0, "bye\n")
+    assert "no container of pod default/program has been started" in hami.fails("sandbox", "exec", "program", "--", "true")
+    assert "its manifest has no `command`" in hami.fails("sandbox", "logs", "share")
+
+
 # -- doing it wrong
 
 WRONG_MANIFESTS = [
@@ -280,13 +315,13 @@ def test_a_settings_file_that_the_extender_refuses_ends_the_start_at_once(alone:
     assert "unknown placement policy 'binpak'; use one of: binpack" in alone.fails("sandbox", "up", "--nodes", "n.yaml", "--settings", "s.yaml")
 
 
-def test_sigterm_while_it_comes_up_leaves_nothing_behind(alone: Hami) -> None:
+def test_sigterm_while_it_comes_up_leaves_nothing_behind(alone: Hami, built: None) -> None:
     alone.write("n.yaml", NODES)
     command = [*HAMI, "sandbox", "up", "--nodes", "n.yaml", "--directory", str(alone.directory / "t")]
     with subprocess.Popen(command, cwd=alone.directory, env=alone.environment, stderr=subprocess.PIPE, text=True) as up:
-        alone.until(lambda: (alone.directory / "t" / "kubeconfig").exists(), "the beginning")
+        alone.until(lambda: (alone.directory / "t" / "kubeconfig").exists(), "the beginning", 60)
         up.terminate()
-        _, said = up.communicate(timeout=20)
+        _, said = up.communicate(timeout=60)
     assert (up.returncode, said) == (128 + signal.SIGTERM, "bringing up 2 nodes …\n")
 
 
@@ -308,7 +343,10 @@ def test_without_a_cluster_one_is_told_too(alone: Hami) -> None:
 
 # -- finding one's way
 
-COMMANDS = ["", "get", "get pods", "explain", "explain pod", "plugins", "sandbox", "sandbox up", "sandbox apply", "sandbox kill", "demo", "agent", "scheduler"]
+COMMANDS = [
+    *("", "get", "get pods", "explain", "explain pod", "plugins", "sandbox", "sandbox up", "sandbox apply", "sandbox kill", "sandbox logs", "sandbox exec"),
+    *("run", "ps", "limit", "doctor", "interceptor", "interceptor coverage", "demo", "agent", "scheduler"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command or "hami")
@@ -316,6 +354,22 @@ def test_every_command_has_help(alone: Hami, command: str) -> None:
     said = alone.ok(*command.split(), "--help")
     assert said.lower().startswith("usage: hami")
     assert "--help" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        pytest.param("run --ma", "--machine", id="an option"),
+        pytest.param("run --machine dgx-a", "dgx-a100-40g", id="a machine"),
+        pytest.param("interceptor coverage --api cu", "cuda", id="a driver API"),
+        pytest.param("sandbox lo", "logs", id="a command of a command"),
+        pytest.param("lim", "limit", id="a command"),
+    ],
+)
+def test_the_shell_completes(alone: Hami, words: str, offered: str) -> None:
+    environment = alone.environment | {"_HAMI_COMPLETE": "bash_complete", "COMP_WORDS": f"hami {words}", "COMP_CWORD": str(len(words.split()))}
+    done = subprocess.run(HAMI, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert f"plain,{offered}" in done.stdout.splitlines()
 
 
 def test_version_completion_and_slips_of_the_pen(alone: Hami) -> None:

@@ -151,7 +151,7 @@ def test_as_root_the_program_sees_a_policy_it_cannot_write_and_everything_is_rel
     ]
     assert done.stderr == ""
     assert ledger.read(box.state) == ()
-    assert [path.name for path in (box.state / "local").iterdir()] == [".lock"]
+    assert sorted(path.name for path in (box.state / "local").iterdir()) == [".lock", ".sweeping"]
     assert (box.folder / "released").read_text().count("local-") == 1
     assert not Path("/run/hami").exists()
 
@@ -231,19 +231,43 @@ def test_what_pods_hold_here_is_counted_and_a_damaged_record_stops_everything(bo
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        pytest.param(["--memory", "9GiB", "--", "true"], 1, "ask for less memory per device", id="more than a device has"),
-        pytest.param(["--memory", "1GiB", "--count", "3", "--", "true"], 1, "no node has that many devices", id="more devices than there are"),
+        pytest.param(["--device", "bench", "--memory", "9GiB", "--", "true"], 1, "ask for less memory per device", id="more than a device has"),
+        pytest.param(
+            ["--device", "bench", "--memory", "1GiB", "--count", "3", "--", "true"], 1, "no node has that many devices", id="more devices than there are"
+        ),
         pytest.param(["--memory", "1GiB", "--device", "bench:7", "--", "true"], 1, "has no device 'bench:7'; it has bench:0", id="unknown device"),
         pytest.param(["--memory", "lots", "--", "true"], 2, "write a number and a unit", id="amount"),
         pytest.param(["--memory", "4", "--", "true"], 2, "did you forget the unit", id="unit"),
         pytest.param(["--cores", "101", "--", "true"], 2, "101 is not in the range", id="percent"),
-        pytest.param(["--memory", "1GiB"], 2, "Missing argument", id="no program"),
-        pytest.param(["--memory", "1GiB", "--device", "bench", "--", "/no/such/program"], 1, "cannot run '/no/such/program'", id="program"),
+        pytest.param(["--cores", "0", "--", "true"], 2, "0 is not in the range", id="no percent"),
+        pytest.param(["--memory", "1GiB"], 2, "say what to run, after --", id="no program"),
+        pytest.param(["--memory", "1GiB", "--", ""], 2, "say what to run, after --", id="program without a name"),
+        pytest.param(["--memory", "--", "true"], 2, "Invalid value for '--memory': '--' is not an amount", id="no amount"),
+        pytest.param(["--device", "bench:0", "--device", "bench:0", "--", "true"], 1, "device BENCH-0 is named twice", id="twice"),
+        pytest.param(["--device", "bench:0", "--state-dir", "/proc/no", "--", "true"], 1, "cannot be written: /proc/no", id="state directory"),
+        pytest.param(["--device", "bench:0", "--", "/no/such/program"], 127, "cannot run '/no/such/program': there is no such program", id="program"),
+        pytest.param(["--device", "bench:0", "--", "no-such-program"], 127, "is it spelt rightly, and on the PATH?", id="program on the path"),
+        pytest.param(["--device", "bench:0", "--", "/etc/passwd"], 126, "chmod +x, or name its interpreter", id="not executable"),
+        pytest.param(["--device", "bench:0", "--", "/etc"], 126, "it is a directory", id="a directory"),
         pytest.param(["--machine", "dgx-a100", "--", "true"], 1, "can play a machine 'dgx-a100'", id="machine"),
     ],
 )
 def test_bad_input_is_answered_in_words_and_nothing_is_left(box: Box, words: list[str], status: int, said: str) -> None:
     assert said in box.hami("run", *words, status=status).stderr
+    assert ledger.read(box.state) == ()
+
+
+@pytest.mark.parametrize(
+    ("contents", "said"),
+    [
+        pytest.param("nonsense", "neither a program for this machine nor a script with a #! line", id="neither program nor script"),
+        pytest.param("#!/no/such/interpreter\n", "the interpreter that its first line names", id="interpreter"),
+    ],
+)
+def test_a_file_that_is_no_program_is_told_from_one_that_is_not_there(box: Box, contents: str, said: str) -> None:
+    (box.folder / "program").write_text(contents)
+    (box.folder / "program").chmod(0o755)
+    assert said in box.run("--", str(box.folder / "program"), status=126).stderr
     assert ledger.read(box.state) == ()
 
 
@@ -256,7 +280,7 @@ def test_without_a_library_nothing_runs_unless_it_is_meant(box: Box) -> None:
     assert ledger.read(box.state) == ()
 
 
-def test_a_pods_container_can_only_be_lowered(box: Box) -> None:
+def test_a_pods_container_can_have_anything_up_to_what_it_was_granted(box: Box) -> None:
     box.state.mkdir()
     (box.state / "agent.json").write_bytes(agent_state.dump(agent_state.State(grants=(pod_grant(),))))
     directory = box.state / "containers" / "0000-1_c" / "enforcement"
@@ -264,10 +288,13 @@ def test_a_pods_container_can_only_be_lowered(box: Box) -> None:
     container.prepare(directory, Policy(container="0000-1/c", devices=(device,)), [box.folder / "libbench.so"])
     (row,) = box.ps()
     assert (row["name"], row["device"], row["memory"], row["cores"]) == ("ns/pod/c", "bench-0", "0 MiB / 7168 MiB", "50 %")
-    assert "can only be lowered" in box.hami("limit", "ns/pod/c", "--memory", "7.5GiB", status=1).stderr
-    assert "can only be lowered" in box.hami("limit", "ns/pod/c", "--cores", "60", status=1).stderr
+    assert "was granted 7168 MiB, and 7680 MiB is more" in box.hami("limit", "ns/pod/c", "--memory", "7.5GiB", status=1).stderr
+    assert "was granted 50 % of compute, and 60 % is more" in box.hami("limit", "ns/pod/c", "--cores", "60", status=1).stderr
     assert "6144 MiB, 20 %" in box.hami("limit", "ns/pod", "--memory", "6GiB", "--cores", "20").stdout
     assert container.policy_of(directory).devices[0].memory_bytes == 6144 * MIB
+    assert "6656 MiB, 20 %" in box.hami("limit", "ns/pod", "--memory", "6.5GiB").stdout
+    (box.state / "agent.json").unlink()
+    assert "do not say what 0000-1/c was granted" in box.hami("limit", "0000-1", "--memory", "1GiB", status=1).stderr
     assert "nobody" not in box.hami("limit", "nothing", "--memory", "6GiB", status=1).stderr
 
 

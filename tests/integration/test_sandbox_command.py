@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from hami_framework.model import Machine
+from hami_framework.codec import inventories
+from hami_framework.local import ledger
+from hami_framework.model import ContainerGrant, DeviceGrant, Inventory, Machine, Owner, PodGrant, whole
 from hami_framework.plugins import load_registry
-from hami_framework.sandbox.cluster import Cluster
+from hami_framework.sandbox.cluster import INVENTORIES, Cluster
 from hami_framework.sandbox.nodes import parse_nodes
 from hami_framework.sandbox.resources import PODS
 
@@ -57,6 +59,10 @@ def status(cluster: Cluster, name: str) -> Json:
 
 def container(cluster: Cluster, name: str) -> Json:
     return next(view for view in cluster.containers() if view["pod"] == name)
+
+
+def published(cluster: Cluster, node: str) -> Inventory:
+    return inventories.from_object(cluster.server.store.get(INVENTORIES, "", node))
 
 
 async def printed(cluster: Cluster, name: str, phase: str) -> str:
@@ -140,6 +146,28 @@ async def test_a_user_of_its_own_and_a_read_only_root(cluster: Cluster) -> None:
     create(cluster, "frozen", "touch /usr/here 2>&1 | tail -1; touch /tmp/here 2>&1 | tail -1; true", securityContext={"readOnlyRootFilesystem": True})
     assert (await printed(cluster, "user", "Succeeded")).split() == ["12345", "54321", "no", "no", "{yes"]
     assert (await printed(cluster, "frozen", "Succeeded")).count("Read-only file system") == 2
+
+
+async def test_what_a_local_run_holds_on_a_node_is_not_given_to_pods(cluster: Cluster) -> None:
+    node = cluster.node("a")
+    devices = published(cluster, "a").devices
+    held = tuple(
+        DeviceGrant(device_id=device.id, device_name=device.name, vendor="acme", resource="acme.example/xpu", offer=whole(1 << 30)) for device in devices
+    )
+    grant = PodGrant(owner=Owner(kind="local", uid="local-1"), node="x", containers=(ContainerGrant(container="main", devices=held),))
+    ticks = ledger.start_ticks(os.getpid())
+    assert ticks is not None
+    record = ledger.LocalGrant(
+        grant=grant, pid=os.getpid(), start_ticks=ticks, boot=ledger.boot_id(), at=1.0, command=("x",), level="soft", directory=str(node.directory)
+    )
+    state = node.directory / "s"
+    with ledger.locked(state):
+        ledger.write(state, record)
+    await until(lambda: published(cluster, "a").held, "the run being published")
+    create(cluster, "waits", "true")
+    await until(lambda: any(one.get("reason") == "Unschedulable" for one in status(cluster, "waits").get("conditions", ())), "being refused")
+    ledger.remove(state, record)
+    await printed(cluster, "waits", "Succeeded")
 
 
 async def test_without_a_command_nothing_runs(cluster: Cluster) -> None:

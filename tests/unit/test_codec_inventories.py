@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from hami_framework.codec.grants import encode_grant
 from hami_framework.codec.inventories import API_VERSION, CRD, GROUP, KIND, PLURAL, VERSION, from_object, to_object
 from hami_framework.codec.schema import structural_schema
 from hami_framework.errors import FormatError
@@ -15,10 +17,12 @@ from hami_framework.model import (
     GIB,
     AnnotationNames,
     Capacity,
+    ContainerGrant,
     Cost,
     Counter,
     Device,
     DeviceClass,
+    DeviceGrant,
     Health,
     Interval,
     Inventory,
@@ -26,10 +30,13 @@ from hami_framework.model import (
     Link,
     Membership,
     Mode,
+    Owner,
     PartitionProfile,
+    PodGrant,
     Rejection,
     ResourceNames,
     VendorInfo,
+    share,
 )
 
 BIG = DeviceClass(
@@ -69,6 +76,15 @@ INVENTORY = Inventory(
 
 def test_there_and_back() -> None:
     assert from_object(to_object(INVENTORY)) == INVENTORY
+
+
+def test_what_local_runs_hold_travels_as_a_pods_annotation_does() -> None:
+    held = DeviceGrant(device_id="XPU-0", device_name="acme-xpu-0", vendor="acme", resource="acme.com/xpu", offer=share(4 * GIB, 30))
+    local = PodGrant(owner=Owner(kind="local", uid="local-1"), node="node-1", containers=(ContainerGrant(container="main", devices=(held,)),))
+    inventory = msgspec.structs.replace(INVENTORY, held=(local,))
+    assert from_object(to_object(inventory)) == inventory
+    assert to_object(inventory)["spec"]["held"] == [encode_grant(local)]
+    assert "held" not in to_object(INVENTORY)["spec"]
 
 
 def test_each_class_is_written_once_and_shared_when_read() -> None:

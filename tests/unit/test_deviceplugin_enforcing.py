@@ -84,7 +84,7 @@ def test_a_share_is_held_to_its_grant(tmp_path: Path, library: Path) -> None:
     ("offer", "memory", "milli"),
     [
         pytest.param(whole(8 * GIB), None, None, id="a whole device has its own limits"),
-        pytest.param(share(12 * GIB, 50), 8 * GIB, 50_000, id="overcommitted: never more than there is"),
+        pytest.param(share(8 * GIB, 50), 8 * GIB, 50_000, id="all of the memory"),
         pytest.param(structs.replace(share(4 * GIB, 100), exclusive=True), 4 * GIB, None, id="all of the time is no limit"),
     ],
 )
@@ -92,6 +92,11 @@ def test_what_the_offer_says(library: Path, offer: Offer, memory: int | None, mi
     pod, container = granted(held("x0", offer))
     (device,) = enforcing.policy_of(pod, container, {"acme": interceptor(library, "x0")}, DEVICES).devices
     assert (device.memory_bytes, device.core_milli) == (memory, milli)
+
+
+def test_a_limit_above_the_device_is_not_written(tmp_path: Path, library: Path) -> None:
+    with pytest.raises(PluginError, match="on a device that has"):
+        put(tmp_path, granted(held("x0", share(12 * GIB))), {"acme": Enforcement(isolation=SOFT, interceptor=interceptor(library, "x0"))})
 
 
 def test_without_a_declaration_nothing_is_written(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hami_framework.model import (
     Offer,
     Owner,
     PodGrant,
+    Reason,
     share,
     whole,
 )
@@ -106,6 +107,12 @@ def test_overcommitment_is_the_nodes_to_allow() -> None:
 
     assert check(pod("new", on(share(5 * GIB, 50))), live, DEVICES, Overcommit(memory_percent=150, core_percent=150)) == ()
     assert check(pod("new", on(share(5 * GIB + 1))), live, DEVICES, Overcommit(memory_percent=150)) != ()
+
+
+def test_no_overcommitment_makes_a_device_larger_for_one() -> None:
+    (refused,) = check(pod("a", on(share(11 * GIB))), [], DEVICES, Overcommit(memory_percent=200))
+    assert refused.reason is Reason.MEMORY
+    assert "above the device" in refused.message
 
 
 def test_a_device_that_is_not_here_is_refused_by_id() -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +140,20 @@ def test_a_slot_that_was_taken_again_meanwhile_is_left_alone(path: Path, start: 
         os.close(descriptor)
 
 
+def test_the_helper_needs_nothing_but_the_standard_library(path: Path, start: Start) -> None:
+    """`-I -S`: neither the package nor anything that is installed can be found."""
+    from hami_framework.enforcement import reclaim
+
+    start(slot=3).stop()
+    (dead,) = Region(path).usage(1).dead
+    path.chmod(0o666)
+    command = [sys.executable, "-I", "-S", reclaim.__file__, "1.0", f"{dead.slot}:{dead.state}"]
+    with path.open("r+b") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False, env={})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert Region(path).usage(1).processes == ()
+
+
 def scribbled_sum(image: layout.StateFile) -> None:
     image.devices[0].used_bytes = 17
 
@@ -156,9 +172,19 @@ def scribbled_capacity(image: layout.StateFile) -> None:
     image.slots[3].devices[0].held_bytes = image.devices[0].used_bytes = 9 * GIB
 
 
+def scribbled_slot(image: layout.StateFile) -> None:
+    image.slots[7].state = 77
+
+
+def scribbled_owner(image: layout.StateFile) -> None:
+    image.mutex[0:4] = [1, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("edit", "kind", "words"),
     [
+        (scribbled_slot, "slot", "slot 7 is in state 77"),
+        (scribbled_owner, "mutex", "kept by thread 1"),
         (scribbled_sum, "sum", "say 17 bytes"),
         (scribbled_tat, "tat", "held back for"),
         (scribbled_mutex, "mutex", "kind is 0xff"),
@@ -176,7 +202,7 @@ def test_a_sum_that_is_being_changed_is_not_judged(path: Path, start: Start) -> 
     tenant = start()
     tenant.tell("lock")
     change(path, scribbled_sum)
-    assert Region(path).check(POLICY) == ()
+    assert [finding.kind for finding in Region(path).check(POLICY)] == ["mutex"], "kept for longer than the library ever does"
 
 
 def cut(path: Path) -> None:

@@ -104,7 +104,7 @@ def test_mounts_appear_where_the_host_has_nothing(tmp_path: Path, before: bool) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        pytest.param({"argv": ("/no/such",)}, "cannot run '/no/such': No such file", id="program"),
+        pytest.param({"argv": ("/no/such",)}, "cannot run '/no/such': there is no such program", id="program"),
         pytest.param({"cwd": "/no/such"}, "working directory /no/such cannot be entered", id="directory"),
         pytest.param({"mounts": (Bind(source="/no/such", target="/run/x"),)}, "cannot mount /no/such", id="mount"),
     ],

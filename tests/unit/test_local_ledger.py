@@ -11,7 +11,7 @@ import pytest
 from hami_framework.deviceplugin import state as agent_state
 from hami_framework.errors import FormatError
 from hami_framework.local import ledger
-from hami_framework.model import GIB, Capacity, ContainerGrant, Device, DeviceClass, DeviceGrant, Offer, Owner, PodGrant, share, whole
+from hami_framework.model import GIB, ContainerGrant, DeviceGrant, Offer, Owner, PodGrant, share
 
 
 def grant(uid: str, device: str, offer: Offer, node: str = "box") -> PodGrant:
@@ -90,15 +90,3 @@ def test_the_agents_file_is_read_as_the_agent_writes_it(tmp_path: Path) -> None:
     (tmp_path / ledger.AGENT_STATE).write_bytes(agent_state.dump(agent_state.State(grants=(held,))).replace(b"pod-1", b"pod-2"))
     with pytest.raises(FormatError, match=r"agent\.json.*damaged"):
         ledger.agent_grants(tmp_path)
-
-
-def test_what_local_runs_hold_is_not_published() -> None:
-    kind = DeviceClass(model="Bench 1", capacity=Capacity(memory_bytes=8 * GIB, shares=4))
-    devices = tuple(Device(id=name, device_class=kind) for name in "ABC")
-    held = [grant("1", "A", share(3 * GIB, 30)), grant("2", "A", share(GIB)), grant("3", "B", whole(8 * GIB))]
-    left = ledger.less(devices, held)
-    shared = left[0].device_class.capacity
-    assert (shared.memory_bytes, shared.core_percent, shared.shares) == (4 * GIB, 70, 2)
-    assert not left[1].health.ok
-    assert "local run" in left[1].health.reason
-    assert left[2] == devices[2]

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from hami_framework.codec.grants import encode_grant
+from hami_framework.model import GIB, ContainerGrant, DeviceGrant, Owner, PodGrant, share
+
 
 async def test_a_restart_rebuilds_what_is_promised(cluster: Any) -> None:
     cluster.node("n1")
@@ -88,6 +91,29 @@ async def test_an_unreadable_inventory_leaves_the_last_readable_one(api: Any, cl
         api.put("nodeinventories", {**stored, "spec": {"generation": "many"}})
         await cluster.until(lambda: cluster.scheduler.metrics.bad_objects.labels("inventory")._value.get() == 1)
         assert (await cluster.filter(cluster.pod("p"), ["n1"]))["NodeNames"] == ["n1"]
+
+
+async def test_what_local_runs_hold_on_a_node_is_counted_while_its_inventory_says_so(api: Any, cluster: Any) -> None:
+    cluster.node("n1")
+    cluster.node("n2")
+    stored = api.collections["nodeinventories"]["n1"]
+    device = stored["spec"]["devices"][0]
+    held = DeviceGrant(device_id=device["id"], device_name=device["id"], vendor="acme", resource="acme.com/xpu", offer=share(10 * GIB))
+    containers = (ContainerGrant(container="main", devices=(held,)),)
+    local = PodGrant(owner=Owner(kind="local", uid="local-1"), node="n1", containers=containers)
+    forged = (
+        PodGrant(owner=Owner(kind="pod", uid="u-a"), node="n1", containers=containers),
+        PodGrant(owner=Owner(kind="local", uid="local-2"), node="n2", containers=containers),
+    )
+    cluster.granted_pod("a", "u-a", "n2")
+    async with cluster.extender():
+        api.put("nodeinventories", {**stored, "spec": {**stored["spec"], "held": [encode_grant(grant) for grant in (local, *forged)]}})
+        await cluster.until(lambda: len(list(cluster.scheduler.engine.grants())) == 2)
+        assert (await cluster.promised_mib("n1"), await cluster.promised_mib("n2")) == (10 * 1024, 4096)
+        assert (await cluster.filter(cluster.pod("big", 8192), ["n1"]))["FailedNodes"] == {"n1": "memory"}
+        api.put("nodeinventories", {**stored, "spec": {**stored["spec"], "held": []}})
+        await cluster.until(lambda: len(list(cluster.scheduler.engine.grants())) == 1)
+        assert (await cluster.filter(cluster.pod("big", 8192), ["n1"]))["NodeNames"] == ["n1"]
 
 
 async def test_410_and_dropped_watches_lose_nothing(api: Any, cluster: Any) -> None:
