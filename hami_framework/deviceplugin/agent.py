@@ -26,7 +26,8 @@ from hami_framework.deviceplugin.slots import Pool
 from hami_framework.deviceplugin.state import Offered, StateFile
 from hami_framework.enforcement.policy import Compute
 from hami_framework.errors import ConfigError, FormatError
-from hami_framework.model import NEUTRAL, Inventory, Value
+from hami_framework.local import ledger
+from hami_framework.model import NEUTRAL, Inventory, PodGrant, Value
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Agent:
             on_bypass=places.on_bypass,
             compute=places.compute,
         )
+        self._local: tuple[PodGrant, ...] = ()
         self._publisher = Publisher(cluster, self.inventory)
         self._pools: dict[str, Pool] = {}
         self._registrars: dict[str, Registrar] = {}
@@ -142,7 +144,7 @@ class Agent:
         devices = (
             device for vendor in vendors for device in sorted(self._workers.devices(vendor.name), key=lambda device: (device.vendor, device.index, device.id))
         )
-        return Inventory(node=self._places.node, vendors=tuple(vendors), devices=tuple(devices))
+        return Inventory(node=self._places.node, vendors=tuple(vendors), devices=tuple(devices), held=self._local)
 
     async def run(self) -> None:
         """Serve until cancelled. Raises ConfigError when a setting or the credentials are unusable."""
@@ -151,6 +153,7 @@ class Agent:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._refresh()
+                self._count_local_runs()
                 group.create_task(_for_ever("slots", self._keep_fresh))
                 group.create_task(_for_ever("releases", self._releaser.run))
                 group.create_task(_for_ever("interceptors", self._reconciler.run))
@@ -179,7 +182,15 @@ class Agent:
                 await asyncio.sleep(SETTLE_SECONDS)
             self._poked.clear()
             self._refresh()
+            self._count_local_runs()
             await self._state.durable()
+
+    def _count_local_runs(self) -> None:
+        """What `hami run` gives away here is published, so that the scheduler sends no pod for it."""
+        local = ledger.live_grants(self._places.state_directory, self._places.node)
+        if local != self._local:
+            self._local = local
+            self._publisher.poke()
 
     def _refresh(self) -> None:
         """Bring every resource's slots up to date, and register the new ones."""

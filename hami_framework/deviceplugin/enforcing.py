@@ -124,7 +124,7 @@ def policy_of(
 
 
 def _device(grant: DeviceGrant, interceptor: Interceptor, device: Device | None, compute: Compute) -> DevicePolicy:
-    """A whole device has no limit but its own; a share never has more than there is (memory may be overcommitted between shares)."""
+    """A whole device has no limit but its own. That no share is above its device is the last fence's to see to; the policy's own check does too."""
     limit = grant.offer.limit
     capacity = None if device is None else device.device_class.capacity.memory_bytes
     share = not grant.offer.exclusive or grant.offer.mode == "share"
@@ -133,7 +133,7 @@ def _device(grant: DeviceGrant, interceptor: Interceptor, device: Device | None,
     return DevicePolicy(
         vendor=grant.vendor,
         identities=interceptor.identities_of(grant.device_id),
-        memory_bytes=memory if memory is None or capacity is None else min(memory, capacity),
+        memory_bytes=memory,
         capacity_bytes=capacity,
         context_bytes=interceptor.context_bytes_of(grant.device_id),
         core_milli=None if percent is None else percent * MILLI,

@@ -8,9 +8,9 @@ reservation was lost, or an annotation was forged. It adds up what the grants sa
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from hami_framework.model import Device, DeviceGrant, PodGrant, Reason, Rejection, Value
+from hami_framework.model import Device, DeviceGrant, PodGrant, Reason, Rejection, Value, show_bytes
 
 Dimensions = Mapping[str, int]
 
@@ -38,6 +38,9 @@ def check(pod: PodGrant, live: Iterable[PodGrant], devices: Mapping[str, Device]
 
 
 def _check_device(device: Device, pod: PodGrant, others: Sequence[PodGrant], overcommit: Overcommit) -> Iterable[Rejection]:
+    if above := tuple(_check_limits(device, _on_device(pod, device.id))):
+        yield from above
+        return
     wanted = _peak(pod, device.id)
     taken: Tally[str] = Tally()
     for other in others:
@@ -50,9 +53,27 @@ def _check_device(device: Device, pod: PodGrant, others: Sequence[PodGrant], ove
                 dimension=dimension,
                 wanted=wanted[dimension],
                 free=max(0, capacity - taken[dimension]),
+                message=", ".join(_local_runs(others, device.id)),
             )
     neighbours = [grant for other in others for grant in _on_device(other, device.id)]
     yield from _check_company(device, list(_on_device(pod, device.id)), neighbours)
+
+
+def _local_runs(others: Iterable[PodGrant], device_id: str) -> Iterator[str]:
+    """Who holds something there that the scheduler may not have known of yet."""
+    for other in others:
+        if other.owner.kind == "local" and any(True for _ in _on_device(other, device_id)):
+            yield f"the local run {other.owner.uid} ({other.owner.name}) holds {_peak(other, device_id)['memory_bytes']} bytes"
+
+
+def _check_limits(device: Device, own: Iterable[DeviceGrant]) -> Iterable[Rejection]:
+    """However much a node promises in all: nobody can be held to more than the device has."""
+    capacity = device.device_class.capacity.memory_bytes
+    for grant in own:
+        limit = grant.offer.limit.memory_bytes
+        if limit is not None and limit > capacity:
+            message = f"the grant's limit of {show_bytes(limit)} is above the device, which has {show_bytes(capacity)}"
+            yield Rejection(reason=Reason.MEMORY, device=device.name or device.id, dimension="memory_bytes", wanted=limit, free=capacity, message=message)
 
 
 def _check_company(device: Device, own: Sequence[DeviceGrant], neighbours: Sequence[DeviceGrant]) -> Iterable[Rejection]:

@@ -8,6 +8,7 @@ container, whatever vendor), and `HAMI_GRANT` names whose it is.
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import msgspec
@@ -60,7 +61,27 @@ def write(directory: Path, pod: PodGrant, container: ContainerGrant, enforced: d
     """Write (or complete) the container's file; what was noted before about other vendors of the same grant stays."""
     held = {one.vendor: one for one in _earlier(directory / FILE, pod)}
     held |= {vendor: Held(vendor=vendor, isolation=answer.isolation, mechanism=answer.mechanism) for vendor, answer in enforced.items()}
-    limits = Limits(
+    replace_file(directory / FILE, encode(_limits(pod, container, held)))
+
+
+def change(directory: Path, pod: PodGrant, container: ContainerGrant) -> None:
+    """Say the limits of a changed grant to a container that runs: in place, since its mount is of this very file.
+
+    One write, and never a shorter file than there was (JSON does not mind the spaces): a reader has the old text or the new
+    one. Raises FormatError, FileNotFoundError.
+    """
+    path = directory / FILE
+    held = {one.vendor: one for one in read(path).enforcement}
+    data = encode(_limits(pod, container, held))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.pwrite(descriptor, data.ljust(os.fstat(descriptor).st_size), 0)
+    finally:
+        os.close(descriptor)
+
+
+def _limits(pod: PodGrant, container: ContainerGrant, held: dict[str, Held]) -> Limits:
+    return Limits(
         owner=pod.owner,
         container=container.container,
         node=pod.node,
@@ -81,7 +102,6 @@ def write(directory: Path, pod: PodGrant, container: ContainerGrant, enforced: d
         ),
         enforcement=tuple(held[vendor] for vendor in sorted(held)),
     )
-    replace_file(directory / FILE, encode(limits))
 
 
 def read(path: Path) -> Limits:

@@ -28,6 +28,8 @@ from hami_framework.deviceplugin.release import Releaser, container_directory
 from hami_framework.deviceplugin.state import Record, StateFile
 from hami_framework.enforcement.policy import Compute
 from hami_framework.errors import FormatError, HamiError, PluginError, Unavailable
+from hami_framework.local import ledger, override
+from hami_framework.local.gate import Gate
 from hami_framework.model import ContainerEdits, ContainerGrant, Device, DeviceGrant, Enforcement, Grant, PodGrant, Reason, Rejection, Value
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class PreStart:
         self._minimum_count = minimum_count
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._reported: set[tuple[str, str]] = set()
+        self._gate = Gate(settings.state_directory, settings.wait_seconds)
 
     async def __call__(self, resource: str, ids: frozenset[str]) -> None:
         """Make the slots carry their container's grant. Raises HamiError with the whole story; calling again is always right."""
@@ -105,7 +108,10 @@ class PreStart:
     # -- Whose is it, and is there room? --------------------------------------------------------------------------
 
     async def _admitted(self, resource: str, ids: frozenset[str]) -> tuple[Claim, Record]:
-        """Wait until the call is understood and its grant has room. The record is in memory when this returns."""
+        """Wait until the call is understood and its grant has room. The record is on disk when this returns.
+
+        From the look at what local runs hold until the record is on disk, no local run can be given anything.
+        """
         began = time.monotonic()
         look_up_at = began + self._settings.look_up_seconds
         while True:
@@ -115,7 +121,10 @@ class PreStart:
             try:
                 claim = await self._claim(resource, ids, look_up=look_up)
                 await self._releaser.make_room(claim.grant, claim.container)
-                return claim, self._admit(claim, resource, ids)
+                async with self._gate:
+                    record = self._admit(claim, resource, ids)
+                    await self._state.durable()
+                return claim, record
             except (Unavailable, GrantRefused, FormatError) as error:
                 final = isinstance(error, GrantRefused) and any(one.reason.bad_input for one in error.rejections)
                 if final or time.monotonic() - began > self._settings.wait_seconds:
@@ -185,7 +194,7 @@ class PreStart:
         return record
 
     def _live(self) -> list[PodGrant]:
-        """The grants in effect: those on record, and those of running pods that are not (their record was lost)."""
+        """The grants in effect: those on record, those of running pods that are not (their record was lost), and those of local runs."""
         live = [grant for uid, grant in self._state.grants.items() if self._pods.fate(uid) != "ended"]
         for pod in self._pods.running():
             if pod["metadata"]["uid"] not in self._state.grants:
@@ -193,7 +202,7 @@ class PreStart:
                     live.append(grant_of(pod, self._settings.node))
                 except (Unavailable, GrantRefused):
                     continue  # it runs without a grant of ours, so it holds nothing that we promised
-        return live
+        return [*live, *ledger.live_grants(self._settings.state_directory, self._settings.node)]
 
     def _devices(self, grant: PodGrant) -> Mapping[str, Device]:
         """The node's devices by id; Unavailable while a vendor of the grant has not answered yet."""
@@ -247,11 +256,13 @@ class PreStart:
         log.info("prepared %s/%s container %s: %s", record.owner.namespace, record.owner.name, record.container, ", ".join(record.slots))
 
     def _held(self, claim: Claim, enforced: Mapping[str, Enforcement]) -> ContainerEdits:
-        """The policy and the mounts of the interceptors that the vendors declared."""
+        """The policy and the mounts of the interceptors that the vendors declared; what `hami limit` lowered stays lowered."""
         owner, name = claim.grant.owner, claim.container.container
         directory = enforcing.enforcement_directory(self._settings.state_directory, owner.uid, name)
         libraries = self._settings.state_directory / "lib"
-        return enforcing.put(directory, claim.grant, claim.container, enforced, self._devices(claim.grant), self._settings.compute, libraries)
+        edits = enforcing.put(directory, claim.grant, claim.container, enforced, self._devices(claim.grant), self._settings.compute, libraries)
+        override.put_back(directory, claim.grant.revision)
+        return edits
 
     async def _vendor_edits(self, record: Record, *, opted_out: bool) -> tuple[ContainerEdits, dict[str, Enforcement]]:
         edits, enforced = ContainerEdits(), {}

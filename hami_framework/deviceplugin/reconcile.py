@@ -21,19 +21,22 @@ from typing import Any, Literal
 
 from msgspec import structs
 
-from hami_framework.deviceplugin import attribution, drift, enforcing, fence
+from hami_framework.deviceplugin import attribution, drift, enforcing, fence, limits
 from hami_framework.deviceplugin.drift import Books
 from hami_framework.deviceplugin.grants import GrantRefused, PodBook, describe, grant_of
 from hami_framework.deviceplugin.ports import Cluster, Json, Workers
 from hami_framework.deviceplugin.state import Record, StateFile
 from hami_framework.deviceplugin.watched import NS_PER_SECOND, Watched
 from hami_framework.enforcement import container as containers
+from hami_framework.enforcement import reclaim
 from hami_framework.enforcement.control import Control
 from hami_framework.enforcement.policy import Compute
 from hami_framework.enforcement.region import ProcessUse
 from hami_framework.enforcement.sharing import Correction, Tenant, corrected, effective_shares
 from hami_framework.errors import FormatError, HamiError, PluginError, Unavailable
-from hami_framework.model import Device, PodGrant, Usage
+from hami_framework.local import ledger
+from hami_framework.local.gate import Gate
+from hami_framework.model import ContainerGrant, Device, PodGrant, Usage
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +85,7 @@ class Reconciler:
         self._refused: set[tuple[str, str]] = set()
         self._complaints: dict[drift.Key, str] = {}
         self._looked = time.monotonic()
+        self._gate = Gate(state_directory)
         self._helpers = asyncio.Semaphore(HELPERS)
         self._reclaiming: set[drift.Key] = set()
         self._reclaim_again: dict[drift.Key, float] = {}
@@ -179,7 +183,7 @@ class Reconciler:
     async def _help(self, watched: Watched, pairs: Sequence[str]) -> str | None:
         """Run the helper; what went wrong, or None."""
         path = containers.state_path(watched.directory)
-        command = (sys.executable, "-P", "-m", "hami_framework.enforcement.reclaim", str(RECLAIM_MUTEX_SECONDS), *pairs)
+        command = (sys.executable, "-I", "-S", reclaim.__file__, str(RECLAIM_MUTEX_SECONDS), *pairs)
         async with self._helpers:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -191,7 +195,7 @@ class Reconciler:
                     stdin=descriptor,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
-                    env={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
+                    env={},
                 )
             finally:
                 os.close(descriptor)
@@ -285,8 +289,9 @@ class Reconciler:
             try:
                 grant = grant_of(pod, self._node)
                 if grant.revision > before.revision:
-                    self._change(before, grant)
-                    await self._state.durable()
+                    async with self._gate:
+                        self._change(before, grant)
+                        await self._state.durable()
             except Unavailable:
                 continue
             except FileNotFoundError as error:
@@ -307,13 +312,15 @@ class Reconciler:
             raise FormatError(f"revision {grant.revision} names other devices than revision {before.revision}; only limits can change while a pod runs")
         devices = self._devices()
         others = [other for uid, other in self._state.grants.items() if uid != grant.owner.uid and self._pods.fate(uid) != "ended"]
-        if rejections := fence.check(grant, others, devices, self._overcommit):
+        local = ledger.live_grants(self._state_directory, self._node)
+        if rejections := fence.check(grant, [*others, *local], devices, self._overcommit):
             raise FormatError("; ".join(describe(rejection) for rejection in rejections))
         for container in grant.containers:
             watched = self.watched.get((grant.owner.uid, container.container))
             if watched is not None:
                 declared = enforcing.declaration(watched.directory).by_vendor
                 written = containers.update(watched.directory, enforcing.policy_of(grant, container, declared, devices, self._compute))
+                _tell(watched, grant, container)
                 log.info("%s has the limits of revision %d (policy generation %d)", watched.name, grant.revision, written.generation)
         for record in self._state.of_pod(grant.owner.uid):
             own = grant.container(record.container)
@@ -357,6 +364,14 @@ class Reconciler:
             if record.live and any(device.device_id == device_id for device in record.devices)
         }
         return not holders <= ours
+
+
+def _tell(watched: Watched, grant: PodGrant, container: ContainerGrant) -> None:
+    """The container's own limits file. It binds nobody, so that what is wrong with it stops nothing."""
+    try:
+        limits.change(watched.directory.parent, grant, container)
+    except (FormatError, OSError) as error:
+        log.warning("%s is not told of its new limits: %s", watched.name, error)
 
 
 def _shape(grant: PodGrant) -> list[tuple[str, list[tuple[str, str, str]]]]:

@@ -8,38 +8,37 @@ that needs the shared mutex, taking out the dead, lives in `reclaim`, which the 
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import os
 import stat
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from hami_framework.enforcement import layout, processes
+from hami_framework.enforcement import layout, processes, reclaim
 from hami_framework.enforcement.fields import offset
 from hami_framework.enforcement.policy import Policy
-from hami_framework.errors import FormatError
+from hami_framework.enforcement.reclaim import LOCKS_AT, SIZE, slot_locked, taken_slots
+from hami_framework.errors import FormatError, Unavailable
 from hami_framework.model import Value
 
-FILE = "state.bin"
-SIZE = ctypes.sizeof(layout.StateFile)
+__all__ = ["LOCKS_AT", "SIZE", "ContainerUsage", "DeviceUse", "Finding", "ProcessDeviceUse", "ProcessUse", "Region", "create", "opened"]
 
-LOCKS_AT = 1 << 40
-"""Slot n is held by an OFD lock on byte `LOCKS_AT + n` of the state file; byte 0 is for making the mutex."""
+FILE = "state.bin"
 TAT_HORIZON_NS = 60 * 10**9
 """No share makes a container wait so long: a theoretical arrival time beyond it was not written by the library."""
 
-_F_OFD_GETLK = 36
-_FLOCK = struct.Struct("hhqqi4x")
-_SLOTS = offset(layout.StateFile, "slots")
-_SLOT = ctypes.sizeof(layout.Slot)
+MUTEX_LOOKS = 8
+MUTEX_PAUSE_SECONDS = 0.005
+"""The library holds the mutex for microseconds, never over a call of the driver: the same owner at so many looks keeps it."""
+_OWNER = 0x3FFFFFFF
+"""The bits of a robust mutex's word that name its owner (FUTEX_TID_MASK)."""
 _ROBUST, _SHARED, _PRIORITY_BITS = 16, 128, 32 | 64
 """glibc's bits in a mutex's kind (bits/pthreadtypes.h, since 2.4): what the library makes is robust and shared, and nothing else."""
 MUTEX_WORD, MUTEX_KIND = 0, 16
 """Offsets in glibc's 64-bit pthread_mutex_t: the futex word and the kind."""
+
+_STATES = frozenset(layout.SlotState)
 
 FindingKind = Literal["missing", "size", "layout", "mutex", "sum", "tat", "capacity", "slot"]
 
@@ -96,7 +95,8 @@ class ContainerUsage(Value, frozen=True, kw_only=True):
 
     @property
     def dead(self) -> tuple[ProcessUse, ...]:
-        return tuple(process for process in self.processes if not process.alive)
+        """Those to be taken out. A slot in a state that there is not was scribbled: it stays as it is, and is found."""
+        return tuple(process for process in self.processes if not process.alive and process.state & 0xFFFFFFFF in _STATES)
 
 
 class Finding(Value, frozen=True, kw_only=True):
@@ -136,14 +136,14 @@ class Region:
 
         Raises Unavailable when the mutex cannot be had in time, FormatError when the file cannot be trusted.
         """
-        from hami_framework.enforcement import reclaim
-
         dead = self.usage().dead
         if not dead:
             return 0
         descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             return reclaim.reclaim(descriptor, {process.slot: process.state for process in dead}, timeout_seconds)
+        except reclaim.NotHad as error:
+            raise Unavailable(f"{self.path}: {error}") from error
         finally:
             os.close(descriptor)
 
@@ -153,12 +153,16 @@ class Region:
             with opened(self.path) as descriptor:
                 before, after = self._image(descriptor), self._image(descriptor)
                 length = os.fstat(descriptor).st_size
+                keeper = _keeper(descriptor, mutex_word(after)) if mutex_word(after) & _OWNER else None
         except FileNotFoundError:
             return (Finding(kind="missing", message=f"{self.path} is gone"),)
         except FormatError as error:
             return (Finding(kind="layout", message=str(error)),)
         found = [Finding(kind="size", message=f"{self.path} has grown to {length} bytes, and {SIZE} are its size")] if length != SIZE else []
         found += _mutex_findings(self.path, after)
+        if keeper is not None:
+            found.append(Finding(kind="mutex", message=f"{self.path}: the mutex is kept by thread {keeper}: stopped, or scribbled; everyone else is refused"))
+        found += _slot_findings(self.path, after)
         for number, device in enumerate(policy.devices):
             found += _device_findings(before, after, number, device.capacity_bytes)
         return tuple(found)
@@ -208,19 +212,6 @@ def create(path: Path) -> None:
     temporary.rename(path)
 
 
-def slot_locked(descriptor: int, slot: int) -> bool:
-    """Whether somebody holds the slot's lock. The kernel gives it up with the last process that shares the description."""
-    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, LOCKS_AT + slot, 1, 0)
-    answer = _FLOCK.unpack(fcntl.fcntl(descriptor, _F_OFD_GETLK, asked))
-    return bool(answer[0] != fcntl.F_UNLCK)
-
-
-def taken_slots(image: layout.StateFile) -> Iterator[int]:
-    """The numbers of slots that are not free."""
-    words = memoryview(image).cast("B")[_SLOTS:].cast("Q")[:: _SLOT // 8].tolist()
-    return (number for number, word in enumerate(words) if word & 0xFFFFFFFF != layout.SlotState.FREE)
-
-
 def _device_use(image: layout.StateFile, number: int, taken: Sequence[int]) -> DeviceUse:
     books = image.devices[number]
     return DeviceUse(
@@ -264,6 +255,24 @@ def _mutex_findings(path: Path, image: layout.StateFile) -> list[Finding]:
 def mutex_word(image: layout.StateFile) -> int:
     """0 while nobody holds or waits for the mutex."""
     return int.from_bytes(bytes(image.mutex)[MUTEX_WORD : MUTEX_WORD + 4], "little")
+
+
+def _keeper(descriptor: int, word: int) -> int | None:
+    """The thread that holds the mutex all the while."""
+    place = offset(layout.StateFile, "mutex") + MUTEX_WORD
+    for _ in range(MUTEX_LOOKS):
+        time.sleep(MUTEX_PAUSE_SECONDS)
+        if int.from_bytes(os.pread(descriptor, 4, place), "little") & _OWNER != word & _OWNER:
+            return None
+    return word & _OWNER
+
+
+def _slot_findings(path: Path, image: layout.StateFile) -> Iterator[Finding]:
+    for number in taken_slots(image):
+        state = image.slots[number].state & 0xFFFFFFFF
+        if state not in _STATES:
+            yield Finding(kind="slot", slot=number, message=f"{path}: slot {number} is in state {state}, which there is not: scribbled")
+            return  # one is enough: a file that was written over has a thousand
 
 
 def _device_findings(before: layout.StateFile, after: layout.StateFile, number: int, capacity: int | None) -> Iterator[Finding]:
