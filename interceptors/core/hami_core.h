@@ -221,6 +221,7 @@ struct hami_library {
     size_t count;
     const char *const *known;    /* every classified name, sorted, for counting unknown ones */
     size_t known_count;
+    const char *const *fallbacks; /* other names to load it by, tried in turn, NULL-terminated; NULL: none */
 };
 /* The libraries of this shared object: defined by the generated file, NULL-terminated. */
 extern const struct hami_library *const hami_libraries[];
@@ -240,6 +241,13 @@ void hami_count_private_table(void);
 /* True when this thread is not inside a hook already. The driver calls its own exports: those inner calls go straight through. Always pair. */
 bool hami_enter(void);
 void hami_leave(void);
+
+/*
+ * `reset` is run once in each forked child, before any hook or anything else of this library there: forget (do not free: another
+ * thread may have been in the middle of a change when the process forked) whatever belongs to the parent, holds included, and
+ * make your locks new. It must call nothing of the core. Registering the same function again is harmless. At most 16 functions.
+ */
+void hami_on_child(void (*reset)(void));
 
 /* Once per process and `what`: one line on stderr, "hami: ...". Keep `what` static. */
 void hami_say_once(const char *what, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -83,13 +83,6 @@ static inline struct hami_process *hami_process(void) {
     return hami_process_born();
 }
 
-/*
- * `reset` is run once in each forked child, before anything else there: forget (do not free: another thread may have been
- * in the middle of a change when the process forked) whatever belongs to the parent, and make your locks new. It must not
- * call hami_process(). Registering the same function again is harmless. At most 16 functions.
- */
-HAMI_HIDDEN void hami_on_child(void (*reset)(void));
-
 /* A lock among the threads of this process, for words in struct hami_process (a child finds them open). Not recursive. */
 HAMI_HIDDEN void hami_local_lock(_Atomic uint32_t *lock);
 HAMI_HIDDEN void hami_local_unlock(_Atomic uint32_t *lock);

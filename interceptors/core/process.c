@@ -92,6 +92,7 @@ struct hami_process *hami_process_born(void) {
 }
 
 void hami_on_child(void (*reset)(void)) {
+    (void)hami_process(); /* a fork is only noticed from then on */
     for (size_t i = 0; i < CHILD_RESETS; i++) {
         void (*there)(void) = NULL;
         if (atomic_compare_exchange_strong(&child_resets[i], &there, reset) || there == reset) {

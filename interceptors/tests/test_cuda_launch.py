@@ -29,3 +29,12 @@ def test_a_launch_is_held_to_the_share(tmp_path: Path, interceptor: Callable[...
     said = container.run("launch", way, COUNT, HAMI_FAKE_KERNEL_NS=str(KERNEL_NS))
     assert said["seconds"] > 0.6, WAYS[way]
     assert container.card.devices[0].kernels == COUNT
+
+
+def test_timing_does_not_disturb_a_capture(tmp_path: Path, interceptor: Callable[..., Path], fake_driver: Callable[..., Path]) -> None:
+    """What is captured is not timed, and what runs beside it is timed by a thread that may ask."""
+    container = Container(
+        tmp_path / "container", interceptor("cuda", "nvml", variant="release"), [fake_driver("cuda", FAKE_INCLUDES)], (record(0, core_milli=90_000),), devices=1
+    )
+    said = container.run("beside_capture", 40, HAMI_FAKE_KERNEL_NS="100000")
+    assert (said["code"], said["nodes"]) == (0, 40)

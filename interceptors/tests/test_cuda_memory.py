@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,18 +46,6 @@ def test_threads_racing_for_the_last_bytes_never_pass_the_limit(make: Callable[.
     assert said["codes"] == [2]
     assert container.high_water() <= LIMIT
     assert said["free"] == LIMIT - CONTEXT
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", PATHS)
-def test_sixteen_processes_of_threads_never_pass_the_limit(make: Callable[..., Container], path: str) -> None:
-    container = make(record(0, memory_bytes=6 * 1024 * MIB), devices=1)
-    with ExitStack() as stack:
-        running = [stack.enter_context(container.running("race", path, 20_000_000, 8, 3)) for _ in range(16)]
-        for process in running:
-            process.communicate("", timeout=110)
-    assert [process.returncode for process in running] == [0] * 16
-    assert container.high_water() <= 6 * 1024 * MIB
 
 
 def test_small_blocks_are_charged_by_the_page_that_they_share(make: Callable[..., Container]) -> None:

@@ -53,6 +53,7 @@ static void end(struct CUctx_st *context)
     fc_context_memory_gone(context);
     fc_context_arrays_gone(context);
     fc_context_streams_gone(context);
+    fc_context_heaps_gone(context);
     __atomic_store_n(&context->alive, false, __ATOMIC_RELEASE);
     if (--device->contexts == 0) {
         fc_pools_trim(context->device);

@@ -47,8 +47,10 @@ struct CUstream_st {
     int priority;
     unsigned flags;
     struct CUgraph_st *capture;
-    bool capture_origin;
+    bool capture_origin, capture_global;
 };
+
+struct fc_heap { uint64_t bytes, physical; };
 
 struct CUctx_st {
     int device;
@@ -57,6 +59,7 @@ struct CUctx_st {
     uint64_t id;
     struct CUstream_st *streams; /* all of its streams, its default ones included */
     struct CUstream_st *legacy, *per_thread;
+    struct fc_heap heaps[2]; /* what kernels print into, and what they allocate from */
     struct CUctx_st *next;
 };
 
@@ -154,7 +157,8 @@ void fc_release(struct fc_range *range);
 void fc_context_memory_gone(struct CUctx_st *context);
 void fc_touch(struct fc_range *range, uint64_t bytes);
 
-/* arrays.c, streams.c: with the lock held */
+/* arrays.c, streams.c, green.c: with the lock held */
+void fc_context_heaps_gone(struct CUctx_st *context);
 void fc_context_arrays_gone(struct CUctx_st *context);
 void fc_context_streams_gone(struct CUctx_st *context);
 
@@ -165,6 +169,7 @@ void fc_pools_trim(int device); /* a point of synchronisation: what is above the
 
 /* vmm.c: with the lock held */
 void fc_handle_mapped(struct fc_handle *handle, long change);
+struct fc_handle *fc_handle_of(CUmemGenericAllocationHandle wanted); /* NULL: there is none */
 
 /* streams.c */
 CUresult fc_stream(CUstream given, struct CUstream_st **stream); /* the default streams by their names too; needs a current context */
@@ -177,6 +182,7 @@ uint64_t fc_duration(const struct CUfunc_st *function, void **parameters);
 CUresult fc_run(struct CUstream_st *stream, uint64_t duration_ns, uint32_t permille); /* without the lock; may wait for room in the queue */
 
 /* graphs.c: with the lock held */
+bool fc_capture_forbids(void); /* and ends the captures that are under way in the global mode */
 CUresult fc_capture_kernel(struct CUgraph_st *graph, uint64_t duration_ns, uint32_t permille);
 CUresult fc_capture_alloc(struct CUgraph_st *graph, int device, uint64_t bytes, CUdeviceptr *pointer);
 CUresult fc_capture_free(struct CUgraph_st *graph, CUdeviceptr pointer);

@@ -234,7 +234,32 @@ CUresult fake_cuGraphMemFreeNodeGetParams(CUgraphNode node, CUdeviceptr *pointer
 
 /* -- capture ------------------------------------------------------------------------------------------------ */
 
-static CUresult begin(CUstream given, struct CUgraph_st *graph)
+enum { GLOBAL, THREAD_LOCAL, RELAXED };
+static __thread int thread_mode = GLOBAL;
+static int global_captures;
+static bool global_broken;
+
+/* What is not safe beside a capture (asking for an event, say) is forbidden to every thread, but for those that said that they know. */
+bool fc_capture_forbids(void)
+{
+    fc_lock();
+    bool forbidden = global_captures > 0 && thread_mode != RELAXED;
+    global_broken |= forbidden;
+    fc_unlock(CUDA_SUCCESS);
+    return forbidden;
+}
+
+CUresult fake_cuThreadExchangeStreamCaptureMode(int *mode)
+{
+    if (mode == NULL || *mode < GLOBAL || *mode > RELAXED)
+        return CUDA_ERROR_INVALID_VALUE;
+    int before = thread_mode;
+    thread_mode = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+
+static CUresult begin(CUstream given, struct CUgraph_st *graph, int mode)
 {
     struct CUstream_st *stream;
     CUresult result = fc_stream(given, &stream);
@@ -247,16 +272,18 @@ static CUresult begin(CUstream given, struct CUgraph_st *graph)
         return fc_unlock(CUDA_ERROR_ILLEGAL_STATE);
     stream->capture = graph != NULL ? graph : make_graph();
     stream->capture_origin = true;
+    stream->capture_global = mode == GLOBAL;
+    global_captures += stream->capture_global;
     return fc_unlock(CUDA_SUCCESS);
 }
 
-CUresult fake_cuStreamBeginCapture(CUstream stream) { return begin(stream, NULL); }
-CUresult fake_cuStreamBeginCapture_v2(CUstream stream, int mode) { return mode < 0 || mode > 2 ? CUDA_ERROR_INVALID_VALUE : begin(stream, NULL); }
+CUresult fake_cuStreamBeginCapture(CUstream stream) { return begin(stream, NULL, GLOBAL); }
+CUresult fake_cuStreamBeginCapture_v2(CUstream stream, int mode) { return mode < 0 || mode > 2 ? CUDA_ERROR_INVALID_VALUE : begin(stream, NULL, mode); }
 
 CUresult fake_cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph, const CUgraphNode *dependencies, const void *edges, size_t count, int mode)
 {
-    (void)dependencies, (void)edges, (void)count, (void)mode;
-    return graph == NULL ? CUDA_ERROR_INVALID_VALUE : begin(stream, graph);
+    (void)dependencies, (void)edges, (void)count;
+    return graph == NULL ? CUDA_ERROR_INVALID_VALUE : begin(stream, graph, mode);
 }
 
 CUresult fake_cuStreamEndCapture(CUstream given, CUgraph *graph)
@@ -271,12 +298,18 @@ CUresult fake_cuStreamEndCapture(CUstream given, CUgraph *graph)
     if (!stream->capture_origin)
         return fc_unlock(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
     *graph = stream->capture;
+    bool broken = stream->capture_global && global_broken;
+    global_captures -= stream->capture_global;
+    global_broken = global_broken && global_captures > 0;
+    stream->capture_global = false;
     for (struct CUstream_st *at = stream->context->streams; at != NULL; at = at->next)
         if (at->capture == *graph) {
             at->capture = NULL;
             at->capture_origin = false;
         }
-    return fc_unlock(CUDA_SUCCESS);
+    if (broken)
+        *graph = NULL;
+    return fc_unlock(broken ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS);
 }
 
 CUresult fake_cuStreamIsCapturing(CUstream given, int *status)

@@ -195,12 +195,14 @@ CUresult fake_cuMemGetInfo_v2(size_t *free_bytes, size_t *total)
 {
     struct CUctx_st *context;
     uint64_t capacity, used;
-    CUresult result = free_bytes == NULL || total == NULL ? CUDA_ERROR_INVALID_VALUE : fc_current(&context);
+    CUresult result = free_bytes == NULL && total == NULL ? CUDA_ERROR_INVALID_VALUE : fc_current(&context); /* one of them will do */
     if (result != CUDA_SUCCESS)
         return result;
     card_memory(fc_card(context->device), &capacity, &used);
-    *total = capacity;
-    *free_bytes = capacity > used ? capacity - used : 0;
+    if (total != NULL)
+        *total = capacity;
+    if (free_bytes != NULL)
+        *free_bytes = capacity > used ? capacity - used : 0;
     return CUDA_SUCCESS;
 }
 

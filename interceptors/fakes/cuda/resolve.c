@@ -66,13 +66,21 @@ CUresult fake_cuGetProcAddress(const char *symbol, void **address, int version, 
     return fake_cuGetProcAddress_v2(symbol, address, version, flags, NULL);
 }
 
-/* A table of nothing: its size, and no function. */
+/*
+ * The driver's private tables: a size in bytes, then functions. Whatever is called there answers 0 and does nothing, so that a
+ * caller meets an answer that it cannot use, and never a hole. Nothing genuine is imitated: a real CUDA runtime does not get
+ * beyond its own checks of the driver here (docs/decisions/0008).
+ */
+#define SLOTS 127
+
+static uintptr_t nothing(void) { return 0; }
+
 CUresult fake_cuGetExportTable(const void **table, const CUuuid *id)
 {
-    static const uint64_t empty[4] = {sizeof empty};
+    static struct { uintptr_t size; uintptr_t (*slots[SLOTS])(void); } private_table = {sizeof private_table, {[0 ... SLOTS - 1] = nothing}};
     if (table == NULL || id == NULL)
         return CUDA_ERROR_INVALID_VALUE;
-    *table = empty;
+    *table = &private_table;
     return CUDA_SUCCESS;
 }
 

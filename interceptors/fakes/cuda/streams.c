@@ -240,10 +240,9 @@ CUresult fake_cuEventRecordWithFlags(CUevent event, CUstream given, unsigned int
     if (stream->context->device != event->context->device)
         return CUDA_ERROR_INVALID_HANDLE;
     fc_lock();
-    uint64_t now = card_now();
     fc_stream_wait_order(stream);
     event->capture = stream->capture;
-    event->time = stream->capture != NULL ? 0 : stream->tail > now ? stream->tail : now;
+    event->time = stream->capture != NULL ? 0 : card_mark(fc_card(stream->context->device), stream->tail);
     return fc_unlock(CUDA_SUCCESS);
 }
 
@@ -254,7 +253,7 @@ CUresult fake_cuEventQuery(CUevent event)
     CUresult result = event == NULL ? CUDA_ERROR_INVALID_HANDLE : fc_ready();
     if (result != CUDA_SUCCESS)
         return result;
-    if (event->capture != NULL)
+    if (event->capture != NULL || fc_capture_forbids())
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     return event->time <= card_now() ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }

@@ -17,7 +17,7 @@ struct exported {
 
 static struct fc_handle *handles;
 
-static struct fc_handle *handle_of(CUmemGenericAllocationHandle wanted)
+struct fc_handle *fc_handle_of(CUmemGenericAllocationHandle wanted)
 {
     struct fc_handle *at = handles;
     while (at != NULL && (CUmemGenericAllocationHandle)(uintptr_t)at != wanted)
@@ -85,7 +85,7 @@ CUresult fake_cuMemRelease(CUmemGenericAllocationHandle wanted)
     if (result != CUDA_SUCCESS)
         return result;
     fc_lock();
-    struct fc_handle *handle = handle_of(wanted);
+    struct fc_handle *handle = fc_handle_of(wanted);
     if (handle == NULL || handle->references == 0)
         return fc_unlock(CUDA_ERROR_INVALID_VALUE);
     handle->references--;
@@ -113,7 +113,7 @@ CUresult fake_cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp *proper
     if (result != CUDA_SUCCESS)
         return result;
     fc_lock();
-    const struct fc_handle *handle = handle_of(wanted);
+    const struct fc_handle *handle = fc_handle_of(wanted);
     if (handle == NULL)
         return fc_unlock(CUDA_ERROR_INVALID_VALUE);
     *properties = (CUmemAllocationProp){.type = CU_MEM_ALLOCATION_TYPE_PINNED, .requested_handle_types = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
@@ -163,7 +163,7 @@ CUresult fake_cuMemMap(CUdeviceptr pointer, size_t size, size_t offset, CUmemGen
     if (result != CUDA_SUCCESS)
         return result;
     fc_lock();
-    struct fc_handle *handle = handle_of(wanted);
+    struct fc_handle *handle = fc_handle_of(wanted);
     if (handle == NULL || offset != 0 || size > handle->size)
         return fc_unlock(CUDA_ERROR_INVALID_VALUE);
     for (uint64_t at = pointer; at < pointer + size; at += FC_GRANULE) {
@@ -199,6 +199,18 @@ CUresult fake_cuMemUnmap(CUdeviceptr pointer, size_t size)
     return fc_unlock(CUDA_SUCCESS);
 }
 
+/* The tiles of sparse arrays: what is asked is checked, and nothing more is done: their memory is that of the handles. */
+CUresult fake_cuMemMapArrayAsync(CUarrayMapInfo *list, unsigned int count, CUstream given)
+{
+    struct CUstream_st *stream;
+    CUresult result = list == NULL || count == 0 ? CUDA_ERROR_INVALID_VALUE : fc_stream(given, &stream);
+    fc_lock();
+    for (unsigned i = 0; result == CUDA_SUCCESS && i < count; i++)
+        if (list[i].operation != CU_MEM_OPERATION_TYPE_UNMAP && (list[i].operation != CU_MEM_OPERATION_TYPE_MAP || fc_handle_of(list[i].handle) == NULL))
+            result = CUDA_ERROR_INVALID_VALUE;
+    return fc_unlock(result);
+}
+
 /* -- between processes -------------------------------------------------------------------------------------- */
 
 CUresult fake_cuMemExportToShareableHandle(void *out, CUmemGenericAllocationHandle wanted, int type, unsigned long long flags)
@@ -207,7 +219,7 @@ CUresult fake_cuMemExportToShareableHandle(void *out, CUmemGenericAllocationHand
     if (result != CUDA_SUCCESS)
         return result;
     fc_lock();
-    const struct fc_handle *handle = handle_of(wanted);
+    const struct fc_handle *handle = fc_handle_of(wanted);
     if (handle == NULL)
         return fc_unlock(CUDA_ERROR_INVALID_VALUE);
     struct exported exported = {.magic = EXPORT_MAGIC, .id = handle->imported ? handle->origin_id : handle->id, .size = handle->size,

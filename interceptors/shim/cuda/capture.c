@@ -23,6 +23,10 @@ bool cuda_capturing(CUstream stream) {
     return atomic_load_explicit(&captures, memory_order_relaxed) > 0 && status(stream) != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+void cuda_captures_reset(void) { atomic_store_explicit(&captures, 0, memory_order_relaxed); }
+
+bool cuda_captures(void) { return atomic_load_explicit(&captures, memory_order_relaxed) > 0; }
+
 bool cuda_may_wait(void *stream) { return !cuda_capturing(stream); }
 
 static CUresult begun(CUresult result) {

@@ -25,6 +25,15 @@ static struct {
 
 static _Atomic int living[HAMI_MAX_DEVICES]; /* contexts of this process by policy index */
 
+void cuda_contexts_reset(void) {
+    for (int device = 0; device < CUDA_DEVICES; device++) {
+        (void)pthread_mutex_init(&primary[device].lock, NULL);
+        primary[device].references = 0;
+        primary[device].context = 0;
+    }
+    for (int device = 0; device < HAMI_MAX_DEVICES; device++) atomic_store(&living[device], 0);
+}
+
 static uint64_t primary_key(CUdevice device) { return (uint64_t)device + 1; } /* no context has such an address */
 
 /* -- making ------------------------------------------------------------------------------------------------------------ */
@@ -119,8 +128,10 @@ static CUresult finish(struct creation *c, CUresult result, CUcontext *out) {
     return cuda_refusal(verdict);
 }
 
+/* Without a place for its answer, or on a device that the driver does not know, the call fails there, and nothing is to be charged. */
 #define CREATE(device, call)                                  \
     struct creation creation;                                 \
+    if (out == NULL || !cuda_there(device)) return call;      \
     enum hami_verdict verdict = begin(device, &creation);     \
     if (verdict != HAMI_OK) return cuda_refusal(verdict);     \
     return finish(&creation, call, out)
@@ -166,6 +177,11 @@ static void release_primary(CUdevice device) {
     if (real != NULL) (void)real(device);
 }
 
+static void lock(CUdevice device) {
+    cuda_watch_forks();
+    (void)pthread_mutex_lock(&primary[device].lock);
+}
+
 /* Under primary[device].lock; a first reference is charged, later ones cost nothing. */
 static enum hami_verdict before_reference(CUdevice device, struct creation *c, bool *first) {
     *first = primary[device].references == 0;
@@ -188,8 +204,8 @@ static void drop_reference(CUdevice device) {
 CUresult cuda_hook_cuDevicePrimaryCtxRetain(cuDevicePrimaryCtxRetain_fn real, CUcontext *out, CUdevice device) {
     struct creation c;
     bool first;
-    if (!in_range(device)) return real(out, device);
-    (void)pthread_mutex_lock(&primary[device].lock);
+    if (out == NULL || !in_range(device) || !cuda_there(device)) return real(out, device);
+    lock(device);
     enum hami_verdict verdict = before_reference(device, &c, &first);
     CUresult result = verdict == HAMI_OK ? real(out, device) : cuda_refusal(verdict);
     if (verdict == HAMI_OK) {
@@ -207,7 +223,7 @@ CUresult cuda_hook_cuDevicePrimaryCtxRetain(cuDevicePrimaryCtxRetain_fn real, CU
 
 CUresult cuda_hook_cuDevicePrimaryCtxRelease_v2(cuDevicePrimaryCtxRelease_v2_fn real, CUdevice device) {
     if (!in_range(device)) return real(device);
-    (void)pthread_mutex_lock(&primary[device].lock);
+    lock(device);
     CUresult result = real(device);
     if (result == CUDA_SUCCESS) drop_reference(device);
     (void)pthread_mutex_unlock(&primary[device].lock);
@@ -218,7 +234,7 @@ CUresult cuda_hook_cuDevicePrimaryCtxRelease(cuDevicePrimaryCtxRelease_fn real, 
 
 CUresult cuda_hook_cuDevicePrimaryCtxReset_v2(cuDevicePrimaryCtxReset_v2_fn real, CUdevice device) {
     if (!in_range(device)) return real(device);
-    (void)pthread_mutex_lock(&primary[device].lock);
+    lock(device);
     CUresult result = real(device);
     if (result == CUDA_SUCCESS && primary[device].references != 0) {
         primary[device].references = 1;
@@ -235,8 +251,8 @@ CUresult cuda_hook_cuDevicePrimaryCtxReset(cuDevicePrimaryCtxReset_fn real, CUde
 CUresult cuda_hook_cuGreenCtxCreate(cuGreenCtxCreate_fn real, CUgreenCtx *out, void *description, CUdevice device, unsigned int flags) {
     struct creation c;
     bool first;
-    if (!in_range(device)) return real(out, description, device, flags);
-    (void)pthread_mutex_lock(&primary[device].lock);
+    if (out == NULL || !in_range(device) || !cuda_there(device)) return real(out, description, device, flags);
+    lock(device);
     enum hami_verdict verdict = before_reference(device, &c, &first);
     CUresult result = verdict == HAMI_OK ? real(out, description, device, flags) : cuda_refusal(verdict);
     if (verdict == HAMI_OK) verdict = after_reference(device, &c, first, result == CUDA_SUCCESS);
@@ -260,7 +276,7 @@ CUresult cuda_hook_cuGreenCtxDestroy(cuGreenCtxDestroy_fn real, CUgreenCtx conte
         return result;
     }
     CUdevice device = (CUdevice)entry.tag;
-    (void)pthread_mutex_lock(&primary[device].lock);
+    lock(device);
     drop_reference(device);
     (void)pthread_mutex_unlock(&primary[device].lock);
     return result;

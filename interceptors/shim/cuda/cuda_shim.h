@@ -18,7 +18,16 @@
 static inline uint64_t cuda_round_up(uint64_t bytes, uint64_t unit) { return bytes > UINT64_MAX - unit ? UINT64_MAX : (bytes + unit - 1) / unit * unit; }
 static inline uint64_t cuda_key(const void *handle) { return (uint64_t)(uintptr_t)handle; }
 
+/* forks.c: a forked child inherits locks that other threads held, and holds that are its parent's: all of it is made new. */
+void cuda_watch_forks(void); /* before the first lock or hold of any file here */
+void cuda_device_reset(void);
+void cuda_pools_reset(void);
+void cuda_graphs_reset(void);
+void cuda_contexts_reset(void);
+void cuda_captures_reset(void);
+
 /* device.c */
+bool cuda_there(CUdevice device);     /* the driver knows it: false before cuInit and for an ordinal that is none */
 bool cuda_current(CUdevice *device);  /* the calling thread's device; false when it has no context: the driver will say so itself */
 int cuda_index(CUdevice device);      /* policy index of a driver ordinal, HAMI_NO_DEVICE when no record declares it */
 int cuda_current_index(void);
@@ -40,6 +49,7 @@ void cuda_graph_memory_forget(int device);  /* charge what the driver still has:
 
 /* capture.c */
 bool cuda_capturing(CUstream stream);
+bool cuda_captures(void); /* perhaps some stream of this process is being captured */
 void cuda_capture_allocated(CUstream stream, int device, uint64_t bytes);
 
 /* vmm.c: a handle from outside this container: its mappings are charged. */

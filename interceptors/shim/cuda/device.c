@@ -72,9 +72,22 @@ int cuda_index(CUdevice device) {
     uint64_t generation = hami_policy_generation();
     uint64_t cached = atomic_load_explicit(&known[device], memory_order_relaxed);
     if (HAMI_LIKELY(cached != 0 && cached >> 32 == generation)) return (int)(uint32_t)cached - 2;
+    cuda_watch_forks();
     int index = look_up(device);
+    if (index == HAMI_NO_DEVICE && !cuda_there(device)) return index; /* not initialised yet: ask again next time */
     atomic_store_explicit(&known[device], generation << 32 | (uint32_t)(index + 2), memory_order_relaxed);
     return index;
+}
+
+/* CUDA_VISIBLE_DEVICES may be another one when the child first initialises the driver. */
+void cuda_device_reset(void) {
+    for (int device = 0; device < CUDA_DEVICES; device++) atomic_store_explicit(&known[device], 0, memory_order_relaxed);
+}
+
+bool cuda_there(CUdevice device) {
+    cuDeviceGet_fn get = cuda_real_cuDeviceGet();
+    CUdevice same;
+    return get != NULL && get(&same, device) == CUDA_SUCCESS;
 }
 
 bool cuda_current(CUdevice *device) {

@@ -27,6 +27,13 @@ static struct {
 #define TRIMS(tag) ((uint32_t)((tag) >> 40))
 #define TAG(pages, trims) ((uint64_t)(pages) | (uint64_t)((trims) & 0xFFFFFFu) << 40)
 
+void cuda_graphs_reset(void) {
+    for (int device = 0; device < HAMI_MAX_DEVICES; device++) {
+        (void)pthread_mutex_init(&memory[device].lock, NULL);
+        memory[device].hold = (struct hami_hold){.device = HAMI_NO_DEVICE};
+    }
+}
+
 static bool ours(int device) { return device >= 0 && device < HAMI_MAX_DEVICES; }
 
 static void set(uint64_t key, int device, uint64_t tag) {
@@ -104,6 +111,7 @@ static enum hami_verdict enter(const void *handle, bool instantiating, struct le
     int device = entry.hold.device;
     uint32_t trims = atomic_load_explicit(&memory[device].trims, memory_order_relaxed) & 0xFFFFFFu;
     if (!instantiating && TRIMS(entry.tag) == trims) return HAMI_OK;
+    cuda_watch_forks();
     leave->device = device;
     leave->pages = PAGES(entry.tag);
     (void)pthread_mutex_lock(&memory[device].lock);

@@ -7,9 +7,31 @@
 
 /* -- events ---------------------------------------------------------------------------------------------------------- */
 
+/*
+ * While any thread captures in the global mode, asking for an event (of whatever stream, from whatever thread) fails, and ends
+ * that capture. A thread that has declared itself relaxed may ask; it is what it was before afterwards.
+ */
+static void exchange_mode(int *mode) {
+    cuThreadExchangeStreamCaptureMode_fn exchange = cuda_captures() ? cuda_real_cuThreadExchangeStreamCaptureMode() : NULL;
+    if (exchange == NULL || exchange(mode) != CUDA_SUCCESS) *mode = -1;
+}
+
+static int relax(void) {
+    int mode = 2; /* CU_STREAM_CAPTURE_MODE_RELAXED */
+    exchange_mode(&mode);
+    return mode;
+}
+
+static void restore(int mode) {
+    if (mode >= 0) exchange_mode(&mode);
+}
+
 static bool event_create(void **event) {
     cuEventCreate_fn create = cuda_real_cuEventCreate();
-    return create != NULL && create((CUevent *)event, 0 /* with timing */) == CUDA_SUCCESS;
+    int mode = relax();
+    bool made = create != NULL && create((CUevent *)event, 0 /* with timing */) == CUDA_SUCCESS;
+    restore(mode);
+    return made;
 }
 
 static bool event_record(void *event, void *stream) {
@@ -19,7 +41,10 @@ static bool event_record(void *event, void *stream) {
 
 static bool event_done(void *event) {
     cuEventQuery_fn query = cuda_real_cuEventQuery();
-    return query != NULL && query(event) == CUDA_SUCCESS;
+    int mode = relax();
+    bool done = query != NULL && query(event) == CUDA_SUCCESS;
+    restore(mode);
+    return done;
 }
 
 static bool event_elapsed(void *from, void *to, uint64_t *ns) {

@@ -52,7 +52,7 @@ CUresult cuda_hook_cuMemAlloc_v2(cuMemAlloc_v2_fn real, CUdeviceptr *out, size_t
 
 CUresult cuda_hook_cuMemAlloc(cuMemAlloc_fn real, CUdeviceptr_v1 *out, unsigned int bytes) {
     CUdevice device;
-    if (!cuda_current(&device)) return real(out, bytes);
+    if (out == NULL || !cuda_current(&device)) return real(out, bytes);
     struct hami_hold hold;
     enum hami_verdict verdict = reserve_linear(cuda_index(device), bytes, &hold);
     if (verdict != HAMI_OK) return cuda_refusal(verdict);
@@ -104,7 +104,7 @@ static uint64_t pitched(uint64_t width, uint64_t height) {
 
 CUresult cuda_hook_cuMemAllocPitch_v2(cuMemAllocPitch_v2_fn real, CUdeviceptr *out, size_t *pitch, size_t width, size_t height, unsigned int element) {
     CUdevice device;
-    if (!cuda_current(&device)) return real(out, pitch, width, height, element);
+    if (out == NULL || pitch == NULL || !cuda_current(&device)) return real(out, pitch, width, height, element);
     struct hami_hold hold;
     enum hami_verdict verdict = reserve_linear(cuda_index(device), pitched(width, height), &hold);
     if (verdict != HAMI_OK) return cuda_refusal(verdict);
@@ -121,7 +121,7 @@ CUresult cuda_hook_cuMemAllocPitch_v2(cuMemAllocPitch_v2_fn real, CUdeviceptr *o
 
 CUresult cuda_hook_cuMemAllocPitch(cuMemAllocPitch_fn real, CUdeviceptr_v1 *out, unsigned int *pitch, unsigned int width, unsigned int height, unsigned int element) {
     CUdevice device;
-    if (!cuda_current(&device)) return real(out, pitch, width, height, element);
+    if (out == NULL || pitch == NULL || !cuda_current(&device)) return real(out, pitch, width, height, element);
     struct hami_hold hold;
     enum hami_verdict verdict = reserve_linear(cuda_index(device), pitched(width, height), &hold);
     if (verdict != HAMI_OK) return cuda_refusal(verdict);

@@ -14,6 +14,7 @@
  */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "cuda_shim.h"
 
@@ -47,7 +48,14 @@ static struct pool *vacant(unsigned int count) {
     return &pools[count];
 }
 
+void cuda_pools_reset(void) {
+    memset(pools, 0, sizeof pools); /* locks are made when an entry is first used */
+    atomic_store(&pool_count, 0);
+    (void)pthread_mutex_init(&adding, NULL);
+}
+
 static struct pool *remember(CUmemoryPool handle, int device, bool on_host) {
+    cuda_watch_forks();
     (void)pthread_mutex_lock(&adding);
     struct pool *pool = find(handle);
     unsigned int count = atomic_load_explicit(&pool_count, memory_order_relaxed);

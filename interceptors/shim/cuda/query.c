@@ -11,6 +11,7 @@
 static uint64_t less(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static unsigned int narrow(uint64_t bytes) { return bytes > UINT_MAX ? UINT_MAX : (unsigned int)bytes; }
 
+/* Programs ask for one figure of the two as well: what is not asked for is taken as unbounded. */
 static void slice(uint64_t *free, uint64_t *total) {
     cuda_pools_settle();
     struct hami_memory_view view = hami_memory_view(cuda_current_index());
@@ -21,21 +22,21 @@ static void slice(uint64_t *free, uint64_t *total) {
 
 CUresult cuda_hook_cuMemGetInfo_v2(cuMemGetInfo_v2_fn real, size_t *free, size_t *total) {
     CUresult result = real(free, total);
-    if (result != CUDA_SUCCESS || free == NULL || total == NULL) return result;
-    uint64_t f = *free, t = *total;
+    if (result != CUDA_SUCCESS) return result;
+    uint64_t f = free == NULL ? UINT64_MAX : *free, t = total == NULL ? UINT64_MAX : *total;
     slice(&f, &t);
-    *free = (size_t)f;
-    *total = (size_t)t;
+    if (free != NULL) *free = (size_t)f;
+    if (total != NULL) *total = (size_t)t;
     return result;
 }
 
 CUresult cuda_hook_cuMemGetInfo(cuMemGetInfo_fn real, unsigned int *free, unsigned int *total) {
     CUresult result = real(free, total);
-    if (result != CUDA_SUCCESS || free == NULL || total == NULL) return result;
-    uint64_t f = *free, t = *total;
+    if (result != CUDA_SUCCESS) return result;
+    uint64_t f = free == NULL ? UINT64_MAX : *free, t = total == NULL ? UINT64_MAX : *total;
     slice(&f, &t);
-    *free = narrow(f);
-    *total = narrow(t);
+    if (free != NULL) *free = narrow(f);
+    if (total != NULL) *total = narrow(t);
     return result;
 }
 

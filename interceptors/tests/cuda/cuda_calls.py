@@ -149,6 +149,17 @@ def handle(bytes_: int) -> Free:
     return lambda: call("cuMemRelease", u64(made))
 
 
+def multicast(bytes_: int) -> Free:
+    """Bound to a multicast object, and with no other reference left."""
+    bytes_ = (bytes_ + 2 * MIB - 1) // (2 * MIB) * 2 * MIB
+    prop = Prop(type=1, location=(DEVICE, 0))
+    handle = make("cuMemCreate", u64, size_t(bytes_), ctypes.byref(prop), u64(0))
+    made = make("cuMulticastCreate", u64, (ctypes.c_char * 64)())
+    call("cuMulticastBindMem", u64(made), size_t(0), u64(handle), size_t(0), size_t(bytes_), u64(0))
+    call("cuMemRelease", u64(handle))
+    return lambda: call("cuMulticastUnbind", u64(made), 0, size_t(0), size_t(bytes_))
+
+
 def array(bytes_: int) -> Free:
     descriptor = Array(1024, max(1, bytes_ // 4096), 0x20, 1)
     made = make("cuArrayCreate_v2", void, ctypes.byref(descriptor))
@@ -230,6 +241,7 @@ PATHS: dict[str, Callable[[int], Free]] = {
     "cuMemAllocFromPoolAsync_ptsz": _from_pool("_ptsz"),
     "cuMemCreate": handle,
     "cuMemMap": vmm,
+    "cuMulticastBindMem": multicast,
     "cuArrayCreate_v2": array,
     "cuArray3DCreate_v2": array3d,
     "cuArray3DCreate_v2 layered": layered,

@@ -212,25 +212,6 @@ def _owner(address: int) -> str:
     return f"{os.path.basename(said.file.decode())}:{(said.symbol or b'?').decode()}"
 
 
-def runtime(library: str) -> dict[str, Any]:
-    """A real CUDA runtime on top of the driver."""
-    cudart = ctypes.CDLL(library)
-    free, total = size_t(), size_t()
-    blocks: list[ctypes.c_void_p] = []
-    code = cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
-    start = (free.value, total.value)
-    refused = 0
-    while code == 0 and refused == 0 and len(blocks) < 1000:
-        pointer = void()
-        refused = cudart.cudaMalloc(ctypes.byref(pointer), size_t(32 * MIB))
-        if refused == 0:
-            blocks.append(pointer)
-    count = len(blocks)
-    freed = [cudart.cudaFree(pointer) for pointer in blocks]
-    cudart.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
-    return {"code": code, "start": start, "refused": refused, "count": count, "freed": sorted(set(freed)), "end": (free.value, total.value)}
-
-
 class Config(ctypes.Structure):
     _fields_ = (("sizes", ctypes.c_uint * 7), ("stream", void), ("attributes", void), ("count", ctypes.c_uint))
 
@@ -265,9 +246,27 @@ def launch(kind: str, count: str) -> dict[str, Any]:
     return {"seconds": time.monotonic() - start}
 
 
+def beside_capture(count: str) -> dict[str, Any]:
+    """Launches in one stream while another one is being captured in the global mode."""
+    begin()
+    module = make("cuModuleLoadData", void, ctypes.c_char_p(b"image"))
+    function, one = make("cuModuleGetFunction", void, void(module), ctypes.c_char_p(b"kernel")), (1,) * 6
+    captured, running, graph = make("cuStreamCreate", void, 1), make("cuStreamCreate", void, 1), void()
+    call("cuStreamBeginCapture_v2", void(captured), 0)
+    for _ in range(int(count)):
+        call("cuLaunchKernel", void(function), *one, 0, void(captured), None, None)
+        call("cuLaunchKernel", void(function), *one, 0, void(running), None, None)
+        call("cuStreamSynchronize", void(running))
+    code = driver.cuStreamEndCapture(void(captured), ctypes.byref(graph))
+    nodes = size_t()
+    if code == 0:
+        call("cuGraphGetNodes", graph, None, ctypes.byref(nodes))
+    return {"code": code, "nodes": nodes.value}
+
+
 SCENARIOS: dict[str, Callable[..., dict[str, Any]]] = {
     function.__name__: function
-    for function in (exhaust, race, hold, view, without_context, launch, lifetimes, odd_frees, idle_pool, references, repeated, resolve, runtime)
+    for function in (exhaust, race, hold, view, without_context, launch, beside_capture, lifetimes, odd_frees, idle_pool, references, repeated, resolve)
 }
 
 

@@ -17,6 +17,7 @@ from hami_framework.enforcement.control import Control
 from hami_framework.enforcement.policy import DevicePolicy, Policy, write
 from hami_framework.testing import fakes
 from hami_framework.testing.card import Card
+from hami_interceptor import compilers, native
 
 PROGRAM = Path(__file__).parent / "cuda_program.py"
 MIB = 1 << 20
@@ -25,6 +26,8 @@ LIMIT = 1024 * MIB
 CAPACITY_MIB = 8192
 UUIDS = tuple(f"GPU-{number}1111111-2222-3333-4444-55555555555{number}" for number in range(4))
 PCI = tuple(f"0000:{7 + number:02x}:00.0" for number in range(4))
+ROWS_PROGRAM = Path(__file__).parent / "cuda_rows_program.py"
+NVML = native.root().parent / "vendors" / "nvidia" / "hami_nvidia" / "fakes" / "nvml.c"
 FAKE_INCLUDES = (fakes.HEADER_DIRECTORY,)
 
 
@@ -41,12 +44,26 @@ def record(number: int = 0, **changes: Any) -> DevicePolicy:
     return DevicePolicy(**values)
 
 
+Seen = dict[str, dict[str, Any]]
+"""By symbol, what was seen "with" its hook and "without" it."""
+
+
 class Container:
     """A container on a machine of `devices` GPUs."""
 
     def __init__(
-        self, folder: Path, preload: Path, libraries: Sequence[Path], records: Sequence[DevicePolicy], *, devices: int = 2, advisory: bool = False
+        self,
+        folder: Path,
+        preload: Path,
+        libraries: Sequence[Path],
+        records: Sequence[DevicePolicy],
+        *,
+        devices: int = 2,
+        advisory: bool = False,
+        memory_mib: int = CAPACITY_MIB,
+        program: Path = PROGRAM,
     ) -> None:
+        self.memory_mib, self.program = memory_mib, program
         self.folder, self.preload, self.libraries = folder, preload, libraries
         (folder / "policy").mkdir(parents=True)
         (folder / "state").mkdir()
@@ -59,9 +76,8 @@ class Container:
         self.card = Card(self.machine, folder / "cards")
 
     def _device(self, number: int) -> str:
-        return (
-            f"[device {number}]\nname = NVIDIA fake\nuuid = {UUIDS[number]}\npci = {PCI[number]}\nmemory_mib = {CAPACITY_MIB}\ncontext_mib = {CONTEXT // MIB}\n"
-        )
+        memory = f"memory_mib = {self.memory_mib}\ncontext_mib = {CONTEXT // MIB}\n"
+        return f"[device {number}]\nname = NVIDIA fake\nuuid = {UUIDS[number]}\npci = {PCI[number]}\n{memory}"
 
     def environment(self, **more: str) -> dict[str, str]:
         return {
@@ -76,7 +92,7 @@ class Container:
 
     def run(self, scenario: str, *arguments: object, timeout: float = 100, **environment: str) -> dict[str, Any]:
         """Runs one scenario to its end."""
-        command = [sys.executable, str(PROGRAM), scenario, *map(str, arguments)]
+        command = [sys.executable, str(self.program), scenario, *map(str, arguments)]
         done = subprocess.run(command, env=self.environment(**environment), capture_output=True, text=True, check=False, timeout=timeout)
         assert done.returncode == 0, f"{scenario} {arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         return dict(json.loads(done.stdout))
@@ -84,12 +100,22 @@ class Container:
     @contextmanager
     def running(self, scenario: str, *arguments: object, **environment: str) -> Iterator[subprocess.Popen[str]]:
         """A scenario that goes on until its stdin is closed; it has ended, one way or another, when the block is left."""
-        command = [sys.executable, str(PROGRAM), scenario, *map(str, arguments)]
+        command = [sys.executable, str(self.program), scenario, *map(str, arguments)]
         with subprocess.Popen(command, env=self.environment(**environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield process
             finally:
                 process.kill()
+
+    def drive(self, table: str, driver: Path, *denied: str) -> Seen:
+        """What the rows of a table show in this container, each with and without its hook."""
+        places = self.folder / "offsets.json"
+        places.write_text(json.dumps(offsets(driver)))
+        command = [sys.executable, str(ROWS_PROGRAM), table, driver.name, str(places), str(self.state_path), *denied]
+        done = subprocess.run(command, env=self.environment(HAMI_FAKE_FAULTS=""), capture_output=True, text=True, check=False, timeout=110)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        return dict(json.loads(done.stdout))
 
     def state(self) -> layout.StateFile:
         return layout.StateFile.from_buffer_copy(self.state_path.read_bytes())
@@ -98,6 +124,20 @@ class Container:
         """The most physical memory that this container ever held: the oracle."""
         containers = self.card.devices[number].containers
         return containers["uid/main"].high_water if "uid/main" in containers else 0
+
+
+def offsets(library: Path) -> dict[str, int]:
+    """Where in the file each function lies: with the address it was loaded at, a way around all hooks."""
+    listed = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    return {name: int(address, 16) for address, _, name in (line.split() for line in listed.splitlines())}
+
+
+def fake_nvml(folder: Path) -> Path:
+    """The fake management library of the NVIDIA package, in a folder of its own."""
+    library = folder / "libnvidia-ml.so.1"
+    folder.mkdir()
+    compilers.choose().run([*fakes.FLAGS, f"-I{fakes.HEADER_DIRECTORY}", f"-Wl,-soname,{library.name}", "-o", str(library), str(NVML), "-ldl"], "fake NVML")
+    return library
 
 
 MakeContainer = Callable[..., Container]
