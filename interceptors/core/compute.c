@@ -22,6 +22,7 @@
 #define NS_PER_SECOND UINT64_C(1000000000)
 #define SLICE_NS (NS_PER_SECOND / 2)        /* a waiter looks around at least that often, should a wake-up be lost */
 #define HEARTBEAT_NS (10 * NS_PER_SECOND)   /* an agent that has been silent for longer has no say in shares */
+#define LEAST_WAIT_NS (NS_PER_SECOND / 1000) /* many tiny launches wait once for several: what is slept too long is within the burst, and made up for */
 #define BURST_NS (NS_PER_SECOND / 20)
 #define BURST_MOST_NS (10 * NS_PER_SECOND)
 #define SLACK_NS NS_PER_SECOND              /* between one thread's look at the clock and another's */
@@ -42,6 +43,7 @@ struct court {
     struct hami_state_device *state;
     struct hami_slot *slot;
     int device;
+    uint32_t gate; /* as it was then */
     bool advisory;
 };
 
@@ -100,7 +102,7 @@ static struct share share_now(const struct court *court, uint64_t now) {
 
 /* False: there is no policy, no record, no state or no slot. */
 static bool summon(int device, struct court *court) {
-    uint32_t gate = hami_gate();
+    uint32_t gate = court->gate = hami_gate();
     court->advisory = (gate & HAMI_GATE_ADVISORY) != 0;
     const struct hami_policy *policy = (gate & HAMI_GATE_USABLE) != 0 ? atomic_load_explicit(&hami_policy_now, memory_order_acquire) : NULL;
     if (policy == NULL || device < 0 || (uint32_t)device >= policy->header.device_count) {
@@ -147,7 +149,7 @@ static int64_t bounded(uint64_t ns) {
 /* -- waiting ------------------------------------------------------------------------------------------------------ */
 
 static bool suspended(const struct court *court) {
-    if (HAMI_LIKELY((hami_gate() & HAMI_GATE_SUSPENDED) == 0) || court->control == NULL) {
+    if (HAMI_LIKELY((court->gate & HAMI_GATE_SUSPENDED) == 0) || court->control == NULL) {
         return false;
     }
     return ((atomic_load_explicit(&court->control->flags, memory_order_acquire) |
@@ -276,8 +278,7 @@ static bool charge(_Atomic uint64_t *word, uint64_t now, uint64_t increment, uin
 
 /* Gives back, but no more than makes the container ready for a whole burst. */
 static void credit(_Atomic uint64_t *word, uint64_t now, uint64_t decrement, uint64_t burst) {
-    uint64_t floor = now > burst ? now - burst : 0;
-    uint64_t tat = atomic_load_explicit(word, memory_order_relaxed);
+    uint64_t floor = now > burst ? now - burst : 0, tat = atomic_load_explicit(word, memory_order_relaxed);
     while (tat > floor) {
         uint64_t next = tat - floor > decrement ? tat - decrement : floor;
         if (atomic_compare_exchange_weak_explicit(word, &tat, next, memory_order_relaxed, memory_order_relaxed)) {
@@ -295,7 +296,8 @@ static void count_wait(const struct court *court, uint64_t begin) {
 
 static enum hami_verdict __attribute__((noinline)) admit_later(struct court *court, uint64_t now, uint64_t turn, const struct share *share) {
     HAMI_KEEP_ERRNO;
-    bool admitted = wait_for_turn(court, turn, *share);
+    uint64_t least = share->burst / 4 < LEAST_WAIT_NS ? share->burst / 4 : LEAST_WAIT_NS;
+    bool admitted = wait_for_turn(court, turn < now + least ? now + least : turn, *share);
     count_wait(court, now);
     return admitted || court->advisory ? HAMI_OK : HAMI_REFUSED;
 }
@@ -331,8 +333,8 @@ static bool wait_out_suspension(struct court *court) {
 }
 
 enum hami_verdict hami_launch_begin(int device, uint64_t function, uint64_t work, bool may_wait, struct hami_launch *launch) {
-    *launch = (struct hami_launch){.device = HAMI_NO_DEVICE, .key = 0, .charged_ns = 0, .sample = false, .pair = HAMI_PAIR_NONE};
     struct court court;
+    launch->device = HAMI_NO_DEVICE, launch->sample = false, launch->pair = HAMI_PAIR_NONE;
     if (HAMI_UNLIKELY(!summon(device, &court))) {
         return court.advisory ? HAMI_OK : HAMI_REFUSED;
     }
@@ -340,6 +342,7 @@ enum hami_verdict hami_launch_begin(int device, uint64_t function, uint64_t work
         hami_on_child(forget_in_child);
         atomic_store_explicit(&forks_watched, true, memory_order_relaxed);
     }
+    bool outside = may_wait; /* of a capture, in which events would become nodes of the program's graph, and asking for one would end it */
     may_wait = may_wait && !court.advisory;
     if (HAMI_UNLIKELY(may_wait && suspended(&court)) && !wait_out_suspension(&court)) {
         return court.advisory ? HAMI_OK : HAMI_REFUSED;
@@ -351,10 +354,9 @@ enum hami_verdict hami_launch_begin(int device, uint64_t function, uint64_t work
     if (HAMI_UNLIKELY(verdict != HAMI_OK)) {
         return verdict;
     }
-    bool look = !cost.sample && hami_sample_due(device, now);
-    *launch = (struct hami_launch){
-        .device = device, .key = key, .charged_ns = cost.ns, .sample = cost.sample || look, .pair = look ? HAMI_PAIR_LOOK : HAMI_PAIR_NONE,
-    };
+    bool follow = !cost.sample && hami_sample_follows(device), look = !cost.sample && !follow && hami_sample_due(device, now);
+    uint32_t pair = look ? HAMI_PAIR_LOOK : follow ? HAMI_PAIR_FOLLOW : HAMI_PAIR_NONE;
+    *launch = (struct hami_launch){.device = device, .key = key, .charged_ns = cost.ns, .sample = outside && (cost.sample || follow || look), .pair = pair};
     count(&court, 1, bounded(cost.ns));
     return HAMI_OK;
 }
@@ -382,14 +384,12 @@ void hami_launch_observed(int device, uint64_t key, uint64_t charged_ns, uint64_
     if (!summon(device, &court)) {
         return;
     }
-    uint64_t launches = 1 + hami_cost_learn(device, key, ns);
-    uint64_t now = hami_now_ns();
+    uint64_t launches = 1 + hami_cost_learn(device, key, ns), now = hami_now_ns();
     struct share share = share_now(&court, now);
     bool more = ns > charged_ns;
     uint64_t difference = times(more ? ns - charged_ns : charged_ns - ns, launches);
     if (share.milli != HAMI_CORE_UNLIMITED && difference != 0) {
-        uint64_t increment = hami_compute_increment(difference, share.gain, share.milli);
-        uint64_t unused;
+        uint64_t increment = hami_compute_increment(difference, share.gain, share.milli), unused;
         if (more) {
             charge(&court.state->tat_ns, now, increment, share.burst, false, &unused); /* the next launch waits for it */
         } else {

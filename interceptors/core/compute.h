@@ -22,15 +22,23 @@ HAMI_HIDDEN struct hami_cost hami_cost_expect(int device, uint64_t key);
  * observation and will not be observed themselves: they are to be corrected with this one. 0 for a key that is known.
  */
 HAMI_HIDDEN uint64_t hami_cost_learn(int device, uint64_t key, uint64_t ns);
+/* Whether anything was learnt of that key. */
+HAMI_HIDDEN bool hami_cost_known(uint64_t key);
+/* What was learnt first may be too much: the next observation takes its place. */
+HAMI_HIDDEN void hami_cost_doubt(uint64_t key);
 
 /* -- sample.c ----------------------------------------------------------------------------------------------------- */
 
 /* Pairs of this device are running, and nobody has looked at them for a while. */
 HAMI_HIDDEN bool hami_sample_due(int device, uint64_t now);
 
-/* In hami_launch.pair: no pair; hami_sample_before is only to harvest. */
+/* The launch just made wants the next one to be sampled as well, so that it can tell them apart. One load. */
+HAMI_HIDDEN bool hami_sample_follows(int device);
+
+/* In hami_launch.pair, besides a place + 1: no pair; hami_sample_before is only to harvest. */
 #define HAMI_PAIR_NONE 0u
 #define HAMI_PAIR_LOOK UINT32_MAX
+#define HAMI_PAIR_FOLLOW (UINT32_MAX - 1) /* timed only because the launch before it was */
 
 /* -- compute.c: the pure part, for tests --------------------------------------------------------------------------- */
 

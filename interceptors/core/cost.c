@@ -18,6 +18,7 @@
 
 #define PRIOR_NS UINT64_C(20000)   /* before anything was timed on this device */
 #define FIRST_SAMPLED 8            /* each of a key's first launches is timed */
+#define TRIED_AGAIN 64             /* a power of two */
 #define PRIOR_LEAST_NS 1000        /* a device of empty kernels must not make the next function free, */
 #define PRIOR_MOST_NS 1000000      /* nor one of very long kernels hold it back for a minute */
 #define SPREAD_ONE 1024
@@ -78,17 +79,33 @@ static uint64_t prior(int device) {
 }
 
 /* One launch of each block, at a place that differs from block to block, so that a program's own rhythm is not mistaken for its mean. */
-static bool its_turn(uint64_t key, uint32_t launch, uint32_t block) {
-    return hami_mix(key + launch / block) % block == launch % block;
+static bool its_turn(uint64_t key, uint32_t launch, uint32_t bits) {
+    uint32_t within = ((uint32_t)1 << bits) - 1;
+    return ((uint32_t)(key >> 32) + (launch >> bits) * 0x9e3779b9u) >> (32 - bits) == (launch & within);
 }
 
-/* One in how many is timed, when the first are over. Timing costs some microseconds: next to a long kernel that is nothing, next to a short one much. */
+/*
+ * One in how many (as a power of two) is timed, when the first are over. Timing costs some microseconds: next to a long kernel
+ * that is nothing, next to a short one much.
+ */
 static uint32_t block_of(uint64_t mean, bool unsteady) {
     uint64_t ns = mean / MEAN_ONE;
     if (unsteady) {
-        return ns >= 1000000 ? 2 : ns >= 100000 ? 8 : 16;
+        return ns >= 1000000 ? 1 : ns >= 100000 ? 3 : 4;
     }
-    return ns >= 1000000 ? 32 : 128;
+    return ns >= 1000000 ? 5 : 7;
+}
+
+/* Of launches of which none was timed yet: the first, and at each power of two after that, should none of the first have told anything. */
+static bool first_ones(uint32_t launch) {
+    return launch < FIRST_SAMPLED || (launch >= TRIED_AGAIN && (launch & (launch - 1)) == 0);
+}
+
+static uint32_t timed_of_first(uint32_t launches) {
+    if (launches <= TRIED_AGAIN) {
+        return launches < FIRST_SAMPLED ? launches : FIRST_SAMPLED;
+    }
+    return FIRST_SAMPLED + 32 - (uint32_t)__builtin_clz((launches - 1) / TRIED_AGAIN);
 }
 
 static bool to_be_sampled(const struct cost_entry *entry, uint64_t key, uint32_t launch, uint64_t mean) {
@@ -109,9 +126,21 @@ struct hami_cost hami_cost_expect(int device, uint64_t key) {
     uint64_t mean = mean_of(atomic_load_explicit(&entry->word, memory_order_relaxed));
     if (HAMI_UNLIKELY(mean == 0)) {
         /* Until the first is timed, all are charged blindly. Those that are not timed themselves are corrected with it. */
-        return (struct hami_cost){.ns = prior(device), .sample = launch < FIRST_SAMPLED};
+        return (struct hami_cost){.ns = prior(device), .sample = first_ones(launch)};
     }
     return (struct hami_cost){.ns = (mean + MEAN_ONE / 2) / MEAN_ONE, .sample = to_be_sampled(entry, key, launch, mean)};
+}
+
+bool hami_cost_known(uint64_t key) {
+    const struct cost_entry *entry = find(key);
+    return entry != NULL && mean_of(atomic_load_explicit(&entry->word, memory_order_relaxed)) != 0;
+}
+
+void hami_cost_doubt(uint64_t key) {
+    struct cost_entry *entry = find(key);
+    if (entry != NULL) {
+        atomic_fetch_and_explicit(&entry->spread, ~UINT32_C(255), memory_order_relaxed);
+    }
 }
 
 /* Rounded to the nearer, so that a small error is learnt too. */
@@ -160,5 +189,5 @@ uint64_t hami_cost_learn(int device, uint64_t key, uint64_t ns) {
     }
     atomic_store_explicit(&entry->spread, 1, memory_order_relaxed);
     uint32_t launches = atomic_load_explicit(&entry->launches, memory_order_relaxed);
-    return launches > FIRST_SAMPLED ? launches - FIRST_SAMPLED : 0;
+    return launches - timed_of_first(launches);
 }

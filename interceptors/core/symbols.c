@@ -123,6 +123,15 @@ static size_t number_of(const struct hami_library *library) {
     return number;
 }
 
+/* By its own name, else by those that its releases have. */
+static void *load_driver(const struct hami_library *library, void *(*open)(const char *, int)) {
+    void *handle = open(library->soname, RTLD_NOW | RTLD_LOCAL);
+    for (const char *const *name = library->fallbacks; handle == NULL && name != NULL && *name != NULL; name++) {
+        handle = open(*name, RTLD_NOW | RTLD_LOCAL);
+    }
+    return handle;
+}
+
 /* A handle that is never closed. With `load`, the driver is loaded if it is not. */
 static void *driver(const struct hami_library *library, bool load) {
     size_t number = number_of(library);
@@ -136,7 +145,7 @@ static void *driver(const struct hami_library *library, bool load) {
         handle = open(path, RTLD_NOW | RTLD_NOLOAD);
     }
     if (handle == NULL && load) {
-        handle = open(library->soname, RTLD_NOW | RTLD_LOCAL);
+        handle = load_driver(library, open);
     }
     if (handle == NULL) {
         dlerror(); /* the failure was ours, not the program's */

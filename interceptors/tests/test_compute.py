@@ -187,13 +187,30 @@ def test_an_observation_corrects_both_ways_and_never_below_one_burst(core: rig.C
 
 def test_launches_that_ran_ahead_of_the_first_observation_are_charged_by_it(core: rig.Core) -> None:
     """A program that queues a thousand long kernels before the first has ended owes all of them."""
+    core.begin(burst_us=10_000_000)
     function = next(_functions)
-    made = [launch(core, function, may_wait=False) for _ in range(100)]
-    sampled = [each for each in made if each.sample]
-    assert len(sampled) == 8
-    for each in sampled:
-        observe(core, each, 100 * MS)
+    made = [launch(core, function) for _ in range(100)]
+    sampled = [place for place, each in enumerate(made) if each.sample]
+    assert sampled == [*range(8), 64]
+    for place in sampled:
+        observe(core, made[place], 100 * MS)
     assert core.read("tat") == pytest.approx(START + 100 * 200 * MS, abs=MS)
+
+
+def test_a_function_whose_first_launches_could_not_be_timed_is_tried_again(core: rig.Core) -> None:
+    core.begin(burst_us=10_000_000)
+    function = next(_functions)
+    sampled = [place for place in range(1000) if launch(core, function).sample]
+    assert sampled == [*range(8), 64, 128, 256, 512]
+
+
+def test_what_is_captured_is_not_timed(core: rig.Core) -> None:
+    """An event would become a node of the program's graph, and asking for one would end the capture."""
+    events, function = FakeEvents(core), next(_functions)
+    events.launch(function, MS)
+    core.stub.stub_advance(SECOND)
+    assert not any(launch(core, function, may_wait=False).sample for _ in range(300))
+    assert launch(core, function).sample
 
 
 @pytest.mark.parametrize(
@@ -311,7 +328,7 @@ def test_about_one_launch_in_a_hundred_is_sampled_and_more_when_costs_waver(core
     sampled = {calm: 0, wild: 0}
     for _ in range(6400):
         for function in (calm, wild):
-            made = launch(core, function, may_wait=False)
+            made = launch(core, function)
             if made.sample:
                 sampled[function] += 1
                 observe(core, made, 1000 if function == calm else choose.randint(200, 3000))
@@ -333,6 +350,64 @@ def test_events_teach_what_kernels_cost(core: rig.Core) -> None:
     assert count * 5 * MS / (core.read("now") - begin) == pytest.approx(0.5, rel=0.02)
     assert events.made <= 64
     assert events.destroyed == 0
+
+
+@pytest.mark.parametrize("took", [20_000, 50_000, 5 * MS])
+def test_what_the_host_needs_to_hand_over_a_launch_is_not_the_devices_time(core: rig.Core, took: int) -> None:
+    """On an idle stream the first event is over before the launch has been handed over."""
+    events, function, begin, count = FakeEvents(core), next(_functions), START, 0
+    while core.read("now") < begin + 3 * SECOND:
+        events.launch(function, took, gap=8_000)
+        events.synchronize()
+        count += 1
+    assert count * took / (core.read("now") - begin) == pytest.approx(0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("where", ["gap", "late"])
+def test_a_launch_during_which_the_thread_was_interrupted_teaches_nothing(core: rig.Core, where: str) -> None:
+    events, function = FakeEvents(core), next(_functions)
+    for turn in range(8):
+        events.launch(function, MS // 10, **({where: 4 * MS} if turn % 3 == 2 else {}))
+        events.synchronize()
+        core.stub.stub_advance(MS)
+    assert events.launch(function, MS // 10).charged_ns == pytest.approx(MS // 10, rel=0.01)
+
+
+def test_what_other_processes_run_first_is_not_charged(core: rig.Core) -> None:
+    events, function, choose, admitted = FakeEvents(core), next(_functions), random.Random(7), 0
+    while core.read("now") < START + 3 * SECOND:
+        events.neighbour_until = core.read("now") + choose.choice((0, 0, 30_000, MS // 7))
+        events.launch(function, MS // 10)
+        admitted += MS // 10
+        if choose.random() < 0.3:
+            events.synchronize()
+    assert admitted / (core.read("now") - START) == pytest.approx(0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("percent", [10, 50, 90])
+@pytest.mark.parametrize("took", [[MS] * 4, [MS // 2, MS, 2 * MS, 4 * MS]], ids=["alike", "different"])
+def test_several_streams_are_charged_for_their_own_kernels_only(core: rig.Core, percent: int, took: list[int]) -> None:
+    """The interval of a stream's kernel holds those of the other streams that were queued before it."""
+    core.begin(milli=percent * 1000)
+    events, functions, begin = FakeEvents(core), [next(_functions) for _ in took], 0
+    while core.read("now") < START + 12 * SECOND:
+        if begin == 0 and core.read("now") >= START + 4 * SECOND:
+            begin, events.busy = core.read("now"), 0
+        for stream, function in enumerate(functions):
+            events.launch(function, took[stream], stream=stream + 1)
+        events.synchronize()
+        core.stub.stub_advance(MS // 2)
+    possible = min(percent / 100, sum(took) / (sum(took) + MS // 2))
+    assert events.busy / (core.read("now") - begin) == pytest.approx(possible, rel=0.03)
+
+
+def test_streams_that_run_beside_each_other_are_charged_for_the_time_that_the_device_was_busy(core: rig.Core) -> None:
+    events, function = FakeEvents(core, beside=True), next(_functions)
+    while core.read("now") < START + 8 * SECOND:
+        for stream in range(4):
+            events.launch(function, 2 * MS, stream=stream + 1)
+        events.synchronize()
+    assert 0.45 <= events.busy / (core.read("now") - START) <= 0.52
 
 
 def test_a_program_that_runs_far_ahead_is_called_back(core: rig.Core) -> None:

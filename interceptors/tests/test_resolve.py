@@ -141,6 +141,15 @@ def test_a_driver_of_another_major_version_is_the_same_driver(toys: Toys, soname
     assert toys.run("-c", code, program=Path(sys.executable), LD_LIBRARY_PATH=str(other.parent)) == "1001 4 False"
 
 
+@pytest.mark.parametrize(("file", "found"), [("libtoyacc.so.2", True), ("libtoyacc.so.3", False)], ids=["a-name-of-the-table", "another"])
+def test_a_driver_that_nobody_has_loaded_is_loaded_by_the_names_of_the_table(toys: Toys, file: str, found: bool) -> None:
+    folder = toys.folder / f"only-{file}"
+    folder.mkdir()
+    rig.compiled(folder / file, "-fvisibility=default", "-shared", f"-Wl,-soname,{file}", str(SOURCES / "driver.c"))
+    code = f"import ctypes; f = ctypes.CDLL('{toys.front}').toy_test_plain; f.restype = ctypes.c_void_p; print(f() is not None)"
+    assert toys.run("-c", code, program=Path(sys.executable), LD_LIBRARY_PATH=str(folder)) == str(found)
+
+
 def test_a_program_linked_against_the_driver_is_bound_to_us(toys: Toys) -> None:
     program = rig.compiled(toys.folder / "linked", "-DPROGRAM", str(SOURCES / "linked.c"), f"-L{toys.folder}", "-l:libtoyacc.so.1")
     assert toys.run(program=program) == "1001 4"

@@ -80,6 +80,7 @@ def test_rows_are_in_the_order_of_the_c_tables(tmp_path: Path) -> None:
         pytest.param('toyX = { class = "query", hook = "hand" }', 'hook = "hand" needs args', id="hooked without args"),
         pytest.param('toyX = { class = "inert", fake = "hand" }', 'fake = "hand" needs args', id="hand fake without args"),
         pytest.param('toyX = { class = "inert", args = "int a", fake = "none" }', "unknown fake 'none'", id="unknown fake"),
+        pytest.param('toyX = { class = "inert", args = "int a", fake = "launch" }', "there is no such hook here", id="a launch without its hook"),
         pytest.param('toyX = { like = "toyY" }', "is like 'toyY', which has no row", id="like nothing"),
         pytest.param('toyX = { like = "toyX" }', "is like 'toyX', which is like 'toyX'", id="like itself"),
         pytest.param('toyX = { like = "toyAlloc", class = "inert" }', "take `like` out", id="like with a class"),

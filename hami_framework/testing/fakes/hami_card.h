@@ -68,7 +68,7 @@ struct card_track {
 
 struct card_running {
     uint64_t finish;
-    uint32_t permille, unused;
+    uint32_t permille, process; /* of which process: its place in the table, + 1 */
 };
 
 struct card_device {

@@ -67,7 +67,7 @@ static inline bool card_run(int index, uint64_t tail, uint64_t duration, uint32_
         permille = permille == 0 || permille > 1000 ? 1000 : permille;
         start = card_room(device, start > device->last_start ? start : device->last_start, permille, &place);
         *kernel = (struct card_kernel){.start = start, .finish = start + duration};
-        *place = (struct card_running){.finish = kernel->finish, .permille = permille};
+        *place = (struct card_running){.finish = kernel->finish, .permille = permille, .process = (uint32_t)me + 1};
         device->last_start = start;
         device->kernels++;
         uint64_t work = duration * permille / 1000;
@@ -84,6 +84,35 @@ static inline bool card_run(int index, uint64_t tail, uint64_t duration, uint32_
     }
     card_unlock(card);
     return me >= 0;
+}
+
+/*
+ * When an event is over that is recorded now in a stream that has work until `tail`. Devices are given to one process after
+ * the other, with all it has queued, so that an event too waits for the kernels of other processes that fill the device; for
+ * those of its own process in other streams it does not wait.
+ */
+static inline uint64_t card_mark(int index, uint64_t tail)
+{
+    struct card *card = card_lock();
+    const struct card_device *device = &card->devices[index];
+    int me = card_me(card);
+    uint64_t now = card_now(), at = tail > now ? tail : now;
+    for (;;) {
+        uint64_t first = UINT64_MAX;
+        uint32_t taken = 0;
+        for (int i = 0; i < CARD_RUNNING; i++) {
+            const struct card_running *running = &device->running[i];
+            if (running->finish <= at || (int)running->process == me + 1)
+                continue;
+            taken += running->permille;
+            first = running->finish < first ? running->finish : first;
+        }
+        if (taken < 1000) {
+            card_unlock(card);
+            return at;
+        }
+        at = first;
+    }
 }
 
 /* Work in [from, to) of one process (`slot` >= 0), or of the whole track. */

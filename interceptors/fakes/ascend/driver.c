@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A fake libruntime over fake_heap.h. The machine file is the one that HAMI_FAKE_ASCEND names; a device's key `phy_id` is its
- * physical number, else its place. Launches without a row of their own here answer at once and take no time.
+ * A fake libruntime over fake_heap.h. The machine file is the one that HAMI_FAKE_ASCEND names; a device's key `phy` is its
+ * physical number, else its place.
  */
 #include "ascend_fake.h"
 
+#define FH_VISIBLE "ASCEND_RT_VISIBLE_DEVICES"
 #include "fake_heap.h"
 
 #define MACHINE "HAMI_FAKE_ASCEND"
@@ -17,7 +18,7 @@ static _Thread_local int32_t current = -1;
 
 static rtError_t ready(int32_t device) {
     if (card_load(MACHINE) != 0) return 207004; /* no device */
-    return device >= 0 && device < hf_count("device") && device < CARD_DEVICES ? ACL_RT_SUCCESS : ACL_ERROR_RT_INVALID_DEVICEID;
+    return device >= 0 && device < fh_count() ? ACL_RT_SUCCESS : ACL_ERROR_RT_INVALID_DEVICEID;
 }
 static rtError_t bound(void) { return current < 0 ? ACL_ERROR_RT_CONTEXT_NULL : ready(current); }
 static rtError_t code(enum card_answer answer) { return answer == CARD_OK ? ACL_RT_SUCCESS : answer == CARD_FULL ? ACL_ERROR_RT_MEMORY_ALLOCATION : 507033; }
@@ -25,28 +26,39 @@ static rtError_t known(bool is) { return is ? ACL_RT_SUCCESS : ACL_ERROR_RT_PARA
 
 /* -- devices ------------------------------------------------------------------------------------------------------ */
 
+static int sets[CARD_DEVICES]; /* every set wants its reset; with the last one goes all that this process has there */
+
 rtError_t fake_rtSetDevice(int32_t device) {
     rtError_t result = ready(device);
-    if (result == ACL_RT_SUCCESS) current = device;
+    if (result != ACL_RT_SUCCESS) return result;
+    current = device;
+    __atomic_fetch_add(&sets[device], 1, __ATOMIC_RELAXED);
     return result;
 }
 rtError_t fake_rtSetDeviceWithFlags(int32_t device, uint64_t flags) { return flags != 0 ? ACL_ERROR_RT_PARAM_INVALID : fake_rtSetDevice(device); }
 rtError_t fake_rtDeviceResetForce(int32_t device) {
+    rtError_t result = ready(device);
+    if (result != ACL_RT_SUCCESS) return result;
+    __atomic_store_n(&sets[device], 0, __ATOMIC_RELAXED);
     fh_reset(device);
-    return ready(device);
+    return result;
 }
-rtError_t fake_rtDeviceReset(int32_t device) { return fake_rtDeviceResetForce(device); }
+rtError_t fake_rtDeviceReset(int32_t device) {
+    rtError_t result = ready(device);
+    if (result != ACL_RT_SUCCESS || __atomic_sub_fetch(&sets[device], 1, __ATOMIC_RELAXED) > 0) return result;
+    return fake_rtDeviceResetForce(device);
+}
 rtError_t fake_rtGetDevice(int32_t *device) {
     *device = current;
     return bound();
 }
 rtError_t fake_rtGetDeviceCount(int32_t *count) {
-    *count = card_load(MACHINE) == 0 ? hf_count("device") : 0;
+    *count = card_load(MACHINE) == 0 ? fh_count() : 0;
     return ACL_RT_SUCCESS;
 }
 rtError_t fake_rtGetDevicePhyIdByIndex(uint32_t index, uint32_t *physical) {
     rtError_t result = ready((int32_t)index);
-    if (result == ACL_RT_SUCCESS) *physical = (uint32_t)hf_int("device", (int)index, "phy_id", index);
+    if (result == ACL_RT_SUCCESS) *physical = (uint32_t)hf_int("device", fh_visible((int)index), "phy", index);
     return result;
 }
 rtError_t fake_rtsGetPhyDevIdByLogicDevId(int32_t logical, int32_t *physical) { return fake_rtGetDevicePhyIdByIndex((uint32_t)logical, (uint32_t *)physical); }
@@ -54,7 +66,7 @@ rtError_t fake_rtMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     uint64_t capacity, used;
     rtError_t result = bound();
     if (result != ACL_RT_SUCCESS) return result;
-    card_memory(current, &capacity, &used);
+    fh_card_memory(current, &capacity, &used);
     *free_bytes = capacity - used;
     *total_bytes = capacity;
     return ACL_RT_SUCCESS;
@@ -71,8 +83,10 @@ static rtError_t take(void **out, int32_t device, uint64_t bytes, enum fh_kind k
     return result;
 }
 rtError_t fake_rtMalloc(void **out, uint64_t size, rtMemType_t type, uint16_t module) {
-    (void)type, (void)module;
-    return take(out, current, size, FH_LINEAR);
+    (void)module;
+    if ((type & RT_MEMORY_KIND) != RT_MEMORY_HOST) return take(out, current, size, FH_LINEAR);
+    *out = POINTER(fh_foreign(size, current)); /* of no device */
+    return bound();
 }
 rtError_t fake_rtsMalloc(void **out, uint64_t size, int policy, int advise, void *config) {
     (void)policy, (void)advise, (void)config;
@@ -107,6 +121,15 @@ rtError_t fake_rtMemRetainAllocationHandle(void *address, rtDrvMemHandle *handle
     *handle = POINTER(fh_retain(KEY(address)));
     return known(*handle != NULL);
 }
+rtError_t fake_rtMemExportToShareableHandle(rtDrvMemHandle handle, int type, uint64_t flags, uint64_t *shareable) {
+    *shareable = (uint64_t)getpid() << 32 | (KEY(handle) >> 12 & 0xFFFFFFFF);
+    return known(type >= 0 && flags == 0 && fh_asked(KEY(handle)) != 0);
+}
+rtError_t fake_rtMemImportFromShareableHandle(uint64_t shareable, int32_t device, rtDrvMemHandle *handle) {
+    rtError_t result = shareable == 0 ? ACL_ERROR_RT_PARAM_INVALID : ready(device);
+    if (result == ACL_RT_SUCCESS) *handle = POINTER(fh_imported(FH_PAGE, device));
+    return result;
+}
 rtError_t fake_rtMemPoolCreate(rtMemPool_t *pool, const rtMemPoolProps *wanted) {
     struct fh_pool *made = calloc(1, sizeof *made);
     (void)wanted;
@@ -138,25 +161,9 @@ rtError_t fake_rtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value) {
 
 /* -- work --------------------------------------------------------------------------------------------------------- */
 
-static rtError_t work(rtStream_t stream) {
+rtError_t ascend_fake_launch(void *stream) {
     rtError_t result = bound();
     return result != ACL_RT_SUCCESS || fh_run(current, stream) ? result : ACL_ERROR_RT_PARAM_INVALID;
-}
-rtError_t fake_rtKernelLaunch(const void *function, uint32_t blocks, void *arguments, uint32_t bytes, void *sm, rtStream_t stream) {
-    (void)function, (void)blocks, (void)arguments, (void)bytes, (void)sm;
-    return work(stream);
-}
-rtError_t fake_rtLaunchKernelByFuncHandleV3(void *function, uint32_t blocks, const void *arguments, rtStream_t stream, const void *config) {
-    (void)function, (void)blocks, (void)arguments, (void)config;
-    return work(stream);
-}
-rtError_t fake_rtsLaunchKernelWithConfig(void *function, uint32_t blocks, rtStream_t stream, void *config, void *arguments, void *reserve) {
-    (void)function, (void)blocks, (void)config, (void)arguments, (void)reserve;
-    return work(stream);
-}
-rtError_t fake_rtModelExecute(rtModel_t model, rtStream_t stream, uint32_t flags) {
-    (void)model, (void)flags;
-    return work(stream);
 }
 rtError_t fake_rtStreamSynchronize(rtStream_t stream) {
     fh_wait(stream);

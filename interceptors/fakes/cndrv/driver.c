@@ -5,6 +5,7 @@
  */
 #include "cndrv_fake.h"
 
+#define FH_VISIBLE "MLU_VISIBLE_DEVICES"
 #include "fake_heap.h"
 
 #define MACHINE "HAMI_FAKE_CAMBRICON"
@@ -12,11 +13,12 @@
 
 struct CNcontext_st { CNdev device; };
 static struct CNcontext_st shared[CARD_DEVICES];
+static int contexts[CARD_DEVICES]; /* a device's memory goes with the last of them */
 static _Thread_local CNcontext current;
 
 static CNresult ready(CNdev device) {
     if (card_load(MACHINE) != 0) return 100002; /* not initialised */
-    return device >= 0 && device < hf_count("device") && device < CARD_DEVICES ? CN_SUCCESS : CN_ERROR_INVALID_DEVICE;
+    return device >= 0 && device < fh_count() ? CN_SUCCESS : CN_ERROR_INVALID_DEVICE;
 }
 static CNresult bound(void) { return current == NULL ? CN_CONTEXT_ERROR_INVALID : ready(current->device); }
 static CNresult code(enum card_answer answer) { return answer == CARD_OK ? CN_SUCCESS : answer == CARD_FULL ? CN_MEMORY_ERROR_OUT_OF_MEMORY : 100016; }
@@ -30,30 +32,30 @@ CNresult fake_cnDeviceGet(CNdev *device, int ordinal) {
     return ready(ordinal);
 }
 CNresult fake_cnDeviceGetCount(int *count) {
-    *count = card_load(MACHINE) == 0 ? hf_count("device") : 0;
+    *count = card_load(MACHINE) == 0 ? fh_count() : 0;
     return CN_SUCCESS;
 }
 CNresult fake_cnDeviceGetPCIBusId(char *text, int length, CNdev device) {
     CNresult result = ready(device);
-    if (result == CN_SUCCESS) snprintf(text, (size_t)length, "%s", hf_str("device", device, "pci", ""));
+    if (result == CN_SUCCESS) snprintf(text, (size_t)length, "%s", hf_str("device", fh_visible(device), "pci", ""));
     return result;
 }
 CNresult fake_cnDeviceGetUuidStr(char *text, int length, CNdev device) {
     CNresult result = ready(device);
-    if (result == CN_SUCCESS) snprintf(text, (size_t)length, "%s", hf_str("device", device, "uuid", ""));
+    if (result == CN_SUCCESS) snprintf(text, (size_t)length, "%s", hf_str("device", fh_visible(device), "uuid", ""));
     return result;
 }
 CNresult fake_cnDeviceTotalMem(cn_uint64_t *bytes, CNdev device) {
     uint64_t used;
     CNresult result = ready(device);
-    if (result == CN_SUCCESS) card_memory(device, bytes, &used);
+    if (result == CN_SUCCESS) fh_card_memory(device, bytes, &used);
     return result;
 }
 CNresult fake_cnMemGetInfo(cn_uint64_t *free_bytes, cn_uint64_t *total_bytes) {
     uint64_t used;
     CNresult result = bound();
     if (result != CN_SUCCESS) return result;
-    card_memory(current->device, total_bytes, &used);
+    fh_card_memory(current->device, total_bytes, &used);
     *free_bytes = *total_bytes - used;
     return CN_SUCCESS;
 }
@@ -65,10 +67,14 @@ CNresult fake_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev device) 
     *context = calloc(1, sizeof **context);
     (*context)->device = device;
     current = *context;
+    __atomic_fetch_add(&contexts[device], 1, __ATOMIC_RELAXED);
     return CN_SUCCESS;
 }
+static void context_gone(CNdev device) {
+    if (__atomic_sub_fetch(&contexts[device], 1, __ATOMIC_RELAXED) <= 0) fh_reset(device);
+}
 CNresult fake_cnCtxDestroy(CNcontext context) {
-    fh_reset(context->device);
+    context_gone(context->device);
     if (current == context) current = NULL;
     free(context);
     return CN_SUCCESS;
@@ -78,13 +84,17 @@ CNresult fake_cnSharedContextAcquire(CNcontext *context, CNdev device) {
     if (result != CN_SUCCESS) return result;
     shared[device].device = device;
     *context = &shared[device];
+    __atomic_fetch_add(&contexts[device], 1, __ATOMIC_RELAXED);
     return CN_SUCCESS;
 }
 CNresult fake_cnSharedContextReset(CNdev device) {
     fh_reset(device);
     return ready(device);
 }
-CNresult fake_cnSharedContextRelease(CNdev device) { return fake_cnSharedContextReset(device); }
+CNresult fake_cnSharedContextRelease(CNdev device) {
+    context_gone(device);
+    return ready(device);
+}
 CNresult fake_cnCtxSetCurrent(CNcontext context) {
     current = context;
     return CN_SUCCESS;
@@ -182,39 +192,25 @@ CNresult fake_cnIpcOpenMemHandle(CNaddr *address, CNIpcMemHandle handle, unsigne
     CNresult result = flags != 0 ? CN_ERROR_INVALID_VALUE : bound();
     if (result != CN_SUCCESS) return result;
     memcpy(words, &handle, sizeof words);
-    pthread_mutex_lock(&fh_lock);
-    *address = fh_add((struct fh_block){.asked = words[2], .bytes = words[2], .device = current->device, .kind = FH_FOREIGN})->address;
-    pthread_mutex_unlock(&fh_lock);
+    *address = fh_foreign(words[2], current->device);
     return CN_SUCCESS;
 }
 CNresult fake_cnIpcCloseMemHandle(CNaddr address) { return known(fh_give(address)); }
 CNresult fake_cnMemExportToShareableHandle(void *shareable, CNmemGenericAllocationHandle handle, int type, cn_uint64_t flags) {
-    (void)shareable, (void)handle, (void)type, (void)flags;
-    return CN_OPS_ERROR_NOT_SUPPORTED;
+    if (type != CN_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || flags != 0) return CN_ERROR_INVALID_VALUE;
+    return known(fh_export(handle, shareable));
 }
 CNresult fake_cnMemImportFromShareableHandle(CNmemGenericAllocationHandle *handle, void *shareable, int type) {
-    (void)handle, (void)shareable, (void)type;
-    return CN_OPS_ERROR_NOT_SUPPORTED;
+    CNresult result = type != CN_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR ? CN_ERROR_INVALID_VALUE : bound();
+    if (result == CN_SUCCESS) *handle = fh_import((int)(intptr_t)shareable, current->device);
+    return result == CN_SUCCESS ? known(*handle != 0) : result;
 }
 
 /* -- work --------------------------------------------------------------------------------------------------------- */
 
-static CNresult run(CNqueue queue) {
+CNresult cndrv_fake_launch(void *queue) {
     CNresult result = bound();
-    return result != CN_SUCCESS || fh_run(current->device, (struct fh_stream *)queue) ? result : CN_ERROR_INVALID_VALUE;
-}
-CNresult fake_cnInvokeKernel(CNkernel kernel, unsigned int x, unsigned int y, unsigned int z, int kernel_class, unsigned int reserve, CNqueue queue,
-                             void **parameters, void **extra) {
-    (void)kernel, (void)x, (void)y, (void)z, (void)kernel_class, (void)reserve, (void)parameters, (void)extra;
-    return run(queue);
-}
-CNresult fake_cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel, void **parameters, void **extra) {
-    (void)kernel, (void)parameters, (void)extra;
-    return run(config->queue);
-}
-CNresult fake_cnTaskTopoEntityInvoke(CNtaskTopoEntity entity, CNqueue queue) {
-    (void)entity;
-    return run(queue);
+    return result != CN_SUCCESS || fh_run(current->device, queue) ? result : CN_ERROR_INVALID_VALUE;
 }
 CNresult fake_cnCreateQueue(CNqueue *queue, unsigned int flags) {
     *queue = calloc(1, sizeof(struct fh_stream));

@@ -14,6 +14,9 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define FH_PAGE ((uint64_t)2 << 20)
 #define FH_SMALL_BELOW ((uint64_t)1 << 20)
@@ -27,7 +30,7 @@ struct fh_block {
     int device;
     enum fh_kind kind;
     unsigned references; /* of a handle: references and mappings; of a shared page: blocks */
-    bool owned;          /* of a handle: the application still has its reference */
+    bool imported;       /* of a handle: another process holds the memory */
     void *of;            /* its page, its pool, or the handle that is mapped there */
 };
 
@@ -44,6 +47,36 @@ static struct fh_block *fh_blocks;
 static uint64_t fh_next_address = (uint64_t)0x7f00 << 32;
 static struct fh_pool fh_default_pools[CARD_DEVICES];
 static struct fh_stream fh_default_stream;
+
+/* -- devices: the driver's own variable chooses which of the machine's a process sees, by their numbers ---------------- */
+
+#ifndef FH_VISIBLE
+#error "say which variable chooses the devices: #define FH_VISIBLE"
+#endif
+
+static inline int fh_visible(int ordinal) {
+    const char *at = getenv(FH_VISIBLE);
+    if (at == NULL) return ordinal < hf_count("device") ? ordinal : -1;
+    for (; *at != '\0'; ordinal--, at += strcspn(at, ","), at += *at == ',') {
+        int place = atoi(at);
+        if (place < 0 || place >= hf_count("device")) return -1; /* what comes after an unknown device is not seen either */
+        if (ordinal == 0) return place;
+    }
+    return -1;
+}
+
+static inline int fh_count(void) {
+    int count = 0;
+    while (count < CARD_DEVICES && fh_visible(count) >= 0) count++;
+    return count;
+}
+
+static inline enum card_answer fh_card_take(int device, uint64_t bytes, enum card_kind kind) { return card_take(fh_visible(device), bytes, kind); }
+static inline void fh_card_give(int device, uint64_t bytes, enum card_kind kind) { card_give(fh_visible(device), bytes, kind); }
+static inline void fh_card_memory(int device, uint64_t *capacity, uint64_t *used) { card_memory(fh_visible(device), capacity, used); }
+static inline bool fh_card_run(int device, uint64_t tail, uint64_t ns, uint32_t permille, struct card_kernel *kernel) {
+    return card_run(fh_visible(device), tail, ns, permille, kernel);
+}
 
 static inline uint64_t fh_round(uint64_t bytes, uint64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -77,7 +110,7 @@ static inline enum card_answer fh_small(int device, uint64_t bytes, struct fh_bl
     struct fh_block *page = fh_blocks;
     while (page != NULL && (page->kind != FH_PAGE_OF_SMALL || page->device != device || FH_PAGE - page->fill < wanted)) page = page->next;
     if (page == NULL) {
-        enum card_answer answer = card_take(device, FH_PAGE, CARD_LINEAR);
+        enum card_answer answer = fh_card_take(device, FH_PAGE, CARD_LINEAR);
         if (answer != CARD_OK) return answer;
         page = fh_add((struct fh_block){.bytes = FH_PAGE - 1, .device = device, .kind = FH_PAGE_OF_SMALL});
     }
@@ -96,8 +129,8 @@ static inline enum card_answer fh_take(int device, uint64_t bytes, enum fh_kind 
         answer = fh_small(device, bytes, &block);
     } else {
         uint64_t taken = kind == FH_LINEAR ? fh_round(bytes, FH_PAGE) : bytes;
-        answer = card_take(device, taken, kind == FH_HANDLE ? CARD_HANDLE : kind == FH_ARRAY ? CARD_ARRAY : CARD_LINEAR);
-        if (answer == CARD_OK) block = fh_add((struct fh_block){.asked = bytes, .bytes = taken, .device = device, .kind = kind, .references = 1, .owned = true});
+        answer = fh_card_take(device, taken, kind == FH_HANDLE ? CARD_HANDLE : kind == FH_ARRAY ? CARD_ARRAY : CARD_LINEAR);
+        if (answer == CARD_OK) block = fh_add((struct fh_block){.asked = bytes, .bytes = taken, .device = device, .kind = kind, .references = 1});
     }
     if (answer == CARD_OK) *address = block->address;
     pthread_mutex_unlock(&fh_lock);
@@ -106,20 +139,20 @@ static inline enum card_answer fh_take(int device, uint64_t bytes, enum fh_kind 
 
 static inline void fh_handle_less(struct fh_block *handle) {
     if (--handle->references > 0) return;
-    card_give(handle->device, handle->bytes, CARD_HANDLE);
+    if (!handle->imported) fh_card_give(handle->device, handle->bytes, CARD_HANDLE);
     fh_drop(handle);
 }
 
 static inline bool fh_gone(struct fh_block *block) {
     struct fh_block *page = block->of;
     switch (block->kind) {
-    case FH_LINEAR: card_give(block->device, block->bytes, CARD_LINEAR); break;
-    case FH_ARRAY: card_give(block->device, block->bytes, CARD_ARRAY); break;
+    case FH_LINEAR: fh_card_give(block->device, block->bytes, CARD_LINEAR); break;
+    case FH_ARRAY: fh_card_give(block->device, block->bytes, CARD_ARRAY); break;
     case FH_FOREIGN: break;
     case FH_POOLED: ((struct fh_pool *)block->of)->used -= block->bytes; break;
     case FH_SMALL:
         if (--page->references == 0) {
-            card_give(page->device, FH_PAGE, CARD_LINEAR);
+            fh_card_give(page->device, FH_PAGE, CARD_LINEAR);
             fh_drop(page);
         }
         break;
@@ -203,6 +236,36 @@ static inline uint64_t fh_addresses(uint64_t size) {
     return address;
 }
 
+/* -- between processes: what is shared is a name for the memory; who made it goes on holding it ----------------------- */
+
+/* Another's memory, `bytes` of it, seen through this process. */
+static inline uint64_t fh_foreign(uint64_t bytes, int device) {
+    pthread_mutex_lock(&fh_lock);
+    uint64_t address = fh_add((struct fh_block){.asked = bytes, .bytes = bytes, .device = device, .kind = FH_FOREIGN})->address;
+    pthread_mutex_unlock(&fh_lock);
+    return address;
+}
+
+/* A file that stands for the handle's memory, as large as that. */
+static inline bool fh_export(uint64_t handle, int *file) {
+    uint64_t bytes = fh_asked(handle);
+    *file = bytes == 0 ? -1 : (int)syscall(SYS_memfd_create, "fake device memory", 0);
+    return *file >= 0 && ftruncate(*file, (off_t)bytes) == 0;
+}
+
+static inline uint64_t fh_imported(uint64_t bytes, int device) {
+    pthread_mutex_lock(&fh_lock);
+    uint64_t handle = fh_add((struct fh_block){.asked = bytes, .bytes = bytes, .device = device, .kind = FH_HANDLE, .references = 1, .imported = true})->address;
+    pthread_mutex_unlock(&fh_lock);
+    return handle;
+}
+
+/* A handle of the memory that `file` stands for; 0: it stands for none. */
+static inline uint64_t fh_import(int file, int device) {
+    struct stat found;
+    return fstat(file, &found) == 0 && found.st_size > 0 ? fh_imported((uint64_t)found.st_size, device) : 0;
+}
+
 /* -- pools -------------------------------------------------------------------------------------------------------- */
 
 static inline enum card_answer fh_pool_take(struct fh_pool *pool, uint64_t bytes, uint64_t *address) {
@@ -211,7 +274,7 @@ static inline enum card_answer fh_pool_take(struct fh_pool *pool, uint64_t bytes
     pthread_mutex_lock(&fh_lock);
     if (pool->used + taken > pool->reserved) {
         uint64_t growth = fh_round(pool->used + taken - pool->reserved, FH_PAGE);
-        answer = card_take(pool->device, growth, CARD_POOL);
+        answer = fh_card_take(pool->device, growth, CARD_POOL);
         if (answer == CARD_OK) pool->reserved += growth;
     }
     if (answer == CARD_OK) {
@@ -226,7 +289,7 @@ static inline void fh_pool_trim(struct fh_pool *pool, uint64_t keep) {
     pthread_mutex_lock(&fh_lock);
     uint64_t least = fh_round(pool->used > keep ? pool->used : keep, FH_PAGE);
     if (pool->reserved > least) {
-        card_give(pool->device, pool->reserved - least, CARD_POOL);
+        fh_card_give(pool->device, pool->reserved - least, CARD_POOL);
         pool->reserved = least;
     }
     pthread_mutex_unlock(&fh_lock);
@@ -274,7 +337,7 @@ static inline uint64_t fh_kernel_ns(void) {
 static inline bool fh_run(int device, struct fh_stream *stream) {
     struct card_kernel kernel;
     stream = stream == NULL ? &fh_default_stream : stream;
-    bool ran = card_run(device, __atomic_load_n(&stream->tail, __ATOMIC_RELAXED), fh_kernel_ns(), 1000, &kernel);
+    bool ran = fh_card_run(device, __atomic_load_n(&stream->tail, __ATOMIC_RELAXED), fh_kernel_ns(), 1000, &kernel);
     if (ran) __atomic_store_n(&stream->tail, kernel.finish, __ATOMIC_RELAXED);
     return ran;
 }

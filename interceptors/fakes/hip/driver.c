@@ -4,8 +4,9 @@
  * of other exports (hipArrayCreate calls hipMalloc3DArray, hipMalloc3D calls hipMallocPitch), so that an interceptor
  * sees calls that are the driver's own. Its handles for sharing within a machine carry the size, not the memory.
  */
-#include "hip_fake.h"
+#include "hip_fake_own.h"
 
+#define FH_VISIBLE "HIP_VISIBLE_DEVICES"
 #include "fake_heap.h"
 
 #define MACHINE "HAMI_FAKE_HYGON"
@@ -18,17 +19,18 @@ HAMI_FAKE_EXPORT hipError_t hipMalloc(void **out, size_t bytes);
 HAMI_FAKE_EXPORT hipError_t hipMallocPitch(void **out, size_t *pitch, size_t width, size_t height);
 HAMI_FAKE_EXPORT hipError_t hipMalloc3DArray(hipArray_t *out, const hipChannelFormatDesc *channels, hipExtent extent, unsigned int flags);
 HAMI_FAKE_EXPORT hipError_t hipMallocFromPoolAsync(void **out, size_t bytes, hipMemPool_t pool, hipStream_t stream);
-HAMI_FAKE_EXPORT hipError_t hipGraphAddMemAllocNode(hipGraphNode_t *node, hipGraph_t graph, const hipGraphNode_t *before, size_t count, hipMemAllocNodeParams *wanted);
 HAMI_FAKE_EXPORT hipError_t hipLaunchKernel(const void *function, dim3 grid, dim3 block, void **args, size_t shared, hipStream_t stream);
 HAMI_FAKE_EXPORT hipError_t hipModuleLaunchKernel(hipFunction_t function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, unsigned int by, unsigned int bz, unsigned int shared, hipStream_t stream, void **parameters, void **extra);
 
 static _Thread_local int current;
 
-static hipError_t ready(int device) {
+hipError_t hip_fake_ready(int device) {
     if (card_load(MACHINE) != 0) return 100; /* hipErrorNoDevice */
-    return device >= 0 && device < hf_count("device") && device < CARD_DEVICES ? hipSuccess : hipErrorInvalidDevice;
+    return device >= 0 && device < fh_count() ? hipSuccess : hipErrorInvalidDevice;
 }
 
+int hip_fake_place(int device) { return fh_visible(device); }
+static hipError_t ready(int device) { return hip_fake_ready(device); }
 static hipError_t code(enum card_answer answer) { return answer == CARD_OK ? hipSuccess : answer == CARD_FULL ? hipErrorOutOfMemory : 719; }
 
 /* -- devices ---------------------------------------------------------------------------------------------------- */
@@ -44,12 +46,12 @@ hipError_t fake_hipGetDevice(int *device) {
     return ready(current);
 }
 hipError_t fake_hipGetDeviceCount(int *count) {
-    *count = card_load(MACHINE) == 0 ? hf_count("device") : 0;
+    *count = card_load(MACHINE) == 0 ? fh_count() : 0;
     return *count > 0 ? hipSuccess : 100;
 }
 hipError_t fake_hipDeviceGetPCIBusId(char *text, int length, int device) {
     hipError_t result = ready(device);
-    if (result == hipSuccess) snprintf(text, (size_t)length, "%s", hf_str("device", device, "pci", ""));
+    if (result == hipSuccess) snprintf(text, (size_t)length, "%s", hf_str("device", fh_visible(device), "pci", ""));
     return result;
 }
 hipError_t fake_hipDeviceGetUuid(hipUUID *uuid, hipDevice_t device) {
@@ -61,7 +63,7 @@ hipError_t fake_hipDeviceTotalMem(size_t *bytes, hipDevice_t device) {
     uint64_t capacity, used;
     hipError_t result = ready(device);
     if (result != hipSuccess) return result;
-    card_memory(device, &capacity, &used);
+    fh_card_memory(device, &capacity, &used);
     *bytes = capacity;
     return hipSuccess;
 }
@@ -69,7 +71,7 @@ hipError_t fake_hipMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     uint64_t capacity, used;
     hipError_t result = ready(current);
     if (result != hipSuccess) return result;
-    card_memory(current, &capacity, &used);
+    fh_card_memory(current, &capacity, &used);
     *free_bytes = capacity - used;
     *total_bytes = capacity;
     return hipSuccess;
@@ -106,7 +108,7 @@ static hipError_t take(void **out, uint64_t bytes, enum fh_kind kind) {
     if (result == hipSuccess) *out = POINTER(address);
     return result;
 }
-static hipError_t give(const void *pointer) { return pointer == NULL || fh_give(KEY(pointer)) ? hipSuccess : hipErrorInvalidValue; }
+static hipError_t give(const void *pointer) { return pointer == NULL || fh_give(KEY(pointer)) || hip_fake_graph_free(pointer) ? hipSuccess : hipErrorInvalidValue; }
 
 hipError_t fake_hipMalloc(void **out, size_t bytes) { return take(out, bytes, FH_LINEAR); }
 hipError_t fake_hipExtMallocWithFlags(void **out, size_t bytes, unsigned int flags) {
@@ -188,7 +190,7 @@ hipError_t fake_hipMemPoolCreate(hipMemPool_t *pool, const hipMemPoolProps *want
 }
 hipError_t fake_hipMallocFromPoolAsync(void **out, size_t bytes, hipMemPool_t pool, hipStream_t stream) {
     uint64_t address = 0;
-    (void)stream;
+    if (hip_fake_capturing(stream)) return hip_fake_capture(current, bytes, out);
     hipError_t result = code(fh_pool_take((struct fh_pool *)pool, bytes, &address));
     if (result == hipSuccess) *out = POINTER(address);
     return result;
@@ -255,63 +257,29 @@ hipError_t fake_hipIpcOpenMemHandle(void **pointer, hipIpcMemHandle_t handle, un
     uint64_t words[3];
     (void)flags;
     memcpy(words, &handle, sizeof words);
-    pthread_mutex_lock(&fh_lock);
-    *pointer = POINTER(fh_add((struct fh_block){.asked = words[2], .bytes = words[2], .device = current, .kind = FH_FOREIGN})->address);
-    pthread_mutex_unlock(&fh_lock);
+    *pointer = POINTER(fh_foreign(words[2], current));
     return hipSuccess;
 }
 hipError_t fake_hipIpcCloseMemHandle(void *pointer) { return give(pointer); }
 hipError_t fake_hipMemExportToShareableHandle(void *shareable, hipMemGenericAllocationHandle_t handle, int type, unsigned long long flags) {
-    (void)shareable, (void)handle, (void)type, (void)flags;
-    return hipErrorNotSupported;
+    if (type != hipMemHandleTypePosixFileDescriptor || flags != 0) return hipErrorInvalidValue;
+    return fh_export(KEY(handle), shareable) ? hipSuccess : hipErrorInvalidHandle;
 }
 hipError_t fake_hipMemImportFromShareableHandle(hipMemGenericAllocationHandle_t *handle, void *shareable, int type) {
-    (void)handle, (void)shareable, (void)type;
-    return hipErrorNotSupported;
+    uint64_t address = type == hipMemHandleTypePosixFileDescriptor ? fh_import((int)(intptr_t)shareable, current) : 0;
+    *handle = POINTER(address);
+    return address != 0 ? hipSuccess : hipErrorInvalidValue;
 }
 hipError_t fake_hipImportExternalMemory(hipExternalMemory_t *memory, const hipExternalMemoryHandleDesc *descriptor) {
-    (void)memory, (void)descriptor;
-    return hipErrorNotSupported;
+    *memory = POINTER(fh_foreign(descriptor->size, current));
+    return descriptor->size != 0 ? hipSuccess : hipErrorInvalidValue;
 }
-hipError_t fake_hipDestroyExternalMemory(hipExternalMemory_t memory) {
-    (void)memory;
-    return hipErrorNotSupported;
-}
-
-/* -- graphs: a memory node takes its memory at once ------------------------------------------------------------------ */
-
-static uint64_t graph_bytes[CARD_DEVICES];
-
-hipError_t fake_hipGraphAddMemAllocNode(hipGraphNode_t *node, hipGraph_t graph, const hipGraphNode_t *before, size_t count, hipMemAllocNodeParams *wanted) {
-    int device = wanted->pool.location.id;
-    (void)node, (void)graph, (void)before, (void)count;
-    hipError_t result = ready(device);
-    if (result == hipSuccess) result = code(card_take(device, wanted->bytes, CARD_GRAPH));
-    if (result == hipSuccess) graph_bytes[device] += wanted->bytes;
-    return result;
-}
-hipError_t fake_hipGraphAddNode(hipGraphNode_t *node, hipGraph_t graph, const hipGraphNode_t *before, size_t count, hipGraphNodeParams *wanted) {
-    return wanted->type == hipGraphNodeTypeMemAlloc ? hipGraphAddMemAllocNode(node, graph, before, count, &wanted->of.alloc) : hipSuccess;
-}
-hipError_t fake_hipDeviceGraphMemTrim(int device) {
-    card_give(device, graph_bytes[device], CARD_GRAPH);
-    graph_bytes[device] = 0;
-    return hipSuccess;
-}
-hipError_t fake_hipDeviceGetGraphMemAttribute(int device, int attribute, void *value) {
-    (void)attribute;
-    *(uint64_t *)value = graph_bytes[device];
-    return hipSuccess;
-}
+hipError_t fake_hipDestroyExternalMemory(hipExternalMemory_t memory) { return give(memory); }
 
 /* -- work --------------------------------------------------------------------------------------------------------- */
 
-static hipError_t run(hipStream_t stream) { return ready(current) == hipSuccess && fh_run(current, (struct fh_stream *)stream) ? hipSuccess : hipErrorInvalidValue; }
+hipError_t hip_fake_launch(void *stream) { return ready(current) == hipSuccess && fh_run(current, stream) ? hipSuccess : hipErrorInvalidValue; }
 
-hipError_t fake_hipLaunchKernel(const void *function, dim3 grid, dim3 block, void **args, size_t shared, hipStream_t stream) {
-    (void)function, (void)grid, (void)block, (void)args, (void)shared;
-    return run(stream);
-}
 hipError_t fake_hipExtLaunchKernel(const void *function, dim3 grid, dim3 block, void **args, size_t shared, hipStream_t stream, hipEvent_t start, hipEvent_t stop, int flags) {
     (void)start, (void)stop, (void)flags;
     return hipLaunchKernel(function, grid, block, args, shared, stream);
@@ -319,16 +287,10 @@ hipError_t fake_hipExtLaunchKernel(const void *function, dim3 grid, dim3 block, 
 hipError_t fake_hipLaunchCooperativeKernel(const void *function, dim3 grid, dim3 block, void **args, unsigned int shared, hipStream_t stream) {
     return hipLaunchKernel(function, grid, block, args, shared, stream);
 }
-hipError_t fake_hipLaunchByPtr(const void *function) { return function == NULL ? hipErrorInvalidValue : run(NULL); }
 hipError_t fake_hipLaunchCooperativeKernelMultiDevice(hipLaunchParams *list, int count, unsigned int flags) {
     (void)flags;
-    for (int at = 0; at < count; at++) (void)run(list[at].stream);
+    for (int at = 0; at < count; at++) (void)hip_fake_launch(list[at].stream);
     return hipSuccess;
-}
-hipError_t fake_hipModuleLaunchKernel(hipFunction_t function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, unsigned int by, unsigned int bz,
-                                      unsigned int shared, hipStream_t stream, void **parameters, void **extra) {
-    (void)function, (void)gx, (void)gy, (void)gz, (void)bx, (void)by, (void)bz, (void)shared, (void)parameters, (void)extra;
-    return run(stream);
 }
 hipError_t fake_hipModuleLaunchCooperativeKernel(hipFunction_t function, unsigned int gx, unsigned int gy, unsigned int gz, unsigned int bx, unsigned int by,
                                                  unsigned int bz, unsigned int shared, hipStream_t stream, void **parameters) {
@@ -336,25 +298,13 @@ hipError_t fake_hipModuleLaunchCooperativeKernel(hipFunction_t function, unsigne
 }
 hipError_t fake_hipModuleLaunchCooperativeKernelMultiDevice(hipFunctionLaunchParams *list, unsigned int count, unsigned int flags) {
     (void)flags;
-    for (unsigned int at = 0; at < count; at++) (void)run(list[at].stream);
+    for (unsigned int at = 0; at < count; at++) (void)hip_fake_launch(list[at].stream);
     return hipSuccess;
 }
 hipError_t fake_hipExtModuleLaunchKernel(hipFunction_t function, uint32_t x, uint32_t y, uint32_t z, uint32_t bx, uint32_t by, uint32_t bz, size_t shared,
                                          hipStream_t stream, void **parameters, void **extra, hipEvent_t start, hipEvent_t stop, uint32_t flags) {
     (void)start, (void)stop, (void)flags;
     return hipModuleLaunchKernel(function, x, y, z, bx, by, bz, (unsigned int)shared, stream, parameters, extra);
-}
-hipError_t fake_hipLaunchKernelExC(const hipLaunchConfig_t *config, const void *function, void **args) {
-    (void)function, (void)args;
-    return run(config->stream);
-}
-hipError_t fake_hipDrvLaunchKernelEx(const HIP_LAUNCH_CONFIG *config, hipFunction_t function, void **parameters, void **extra) {
-    (void)function, (void)parameters, (void)extra;
-    return run(config->stream);
-}
-hipError_t fake_hipGraphLaunch(hipGraphExec_t graph, hipStream_t stream) {
-    (void)graph;
-    return run(stream);
 }
 
 hipError_t fake_hipStreamCreate(hipStream_t *stream) {
@@ -367,11 +317,6 @@ hipError_t fake_hipStreamDestroy(hipStream_t stream) {
 }
 hipError_t fake_hipStreamSynchronize(hipStream_t stream) {
     fh_wait((struct fh_stream *)stream);
-    return hipSuccess;
-}
-hipError_t fake_hipStreamIsCapturing(hipStream_t stream, int *status) {
-    (void)stream;
-    *status = hipStreamCaptureStatusNone;
     return hipSuccess;
 }
 hipError_t fake_hipEventCreate(hipEvent_t *event) {

@@ -278,6 +278,10 @@ def _tables(api: Api) -> Iterator[str]:
     yield from (f'    "{row.symbol}",' for row in api.rows)
     yield "};"
     yield ""
+    if api.fallbacks:
+        quoted = "".join(f'"{soname}", ' for soname in api.fallbacks)
+        yield f"static const char *const fallbacks_[] = {{{quoted}NULL}};"
+        yield ""
     yield f"const struct hami_library hami_library_{name} = {{"
     yield f'    .api = "{name}",'
     yield f'    .soname = "{api.library}",'
@@ -286,4 +290,6 @@ def _tables(api: Api) -> Iterator[str]:
     yield f"    .count = {len(hooked)},"
     yield "    .known = known_,"
     yield f"    .known_count = {len(api.rows)},"
+    if api.fallbacks:
+        yield "    .fallbacks = fallbacks_,"
     yield "};"

@@ -16,7 +16,7 @@ HOOKS = ("alloc", "free", "launch", "hand", "denied", "none")
 BOOKS = ("pointer", "array", "handle", "mapping", "pool", "context", "graph", "chunk", "other")
 
 API_TEXTS = ("name", "title", "library", "prefix", "result", "header", "ok", "out_of_memory", "refused", "missing")
-API_LISTS = ("sources", "fake_sources")
+API_LISTS = ("sources", "fake_sources", "fallbacks")
 
 TEXTS = ("like", "class", "args", "result", "hook", "how", "book", "size", "actual", "key", "device", "function", "work", "stream", "missing", "fake", "note")
 NUMBERS = ("since", "until")
@@ -54,7 +54,8 @@ class Reader:
         if self._problems:
             raise SpecError("\n".join(self._problems))
         texts = {key: cast(str, head[key]) for key in API_TEXTS}
-        return Api(path=self._path, **texts, sources=_strings(head, "sources"), fake_sources=_strings(head, "fake_sources"), exports=exports, rows=rows)
+        sources, fakes, fallbacks = (tuple(head.get(key, ())) for key in API_LISTS)
+        return Api(path=self._path, **texts, sources=sources, fake_sources=fakes, fallbacks=fallbacks, exports=exports, rows=rows)
 
     def _problem(self, symbol: str, what: str) -> None:
         self._problems.append(f"{self._path}:{self._line(symbol)}: {symbol}: {what}")
@@ -126,7 +127,7 @@ class Reader:
             missing=row.get("missing", head["missing"]),
             args=args,
             base=base,
-            fake="hand" if row.get("fake") == "hand" else "generated",
+            fake=row.get("fake", "generated"),
             since=row.get("since", 0),
             until=row.get("until", 0),
             note=row.get("note", ""),
@@ -212,8 +213,10 @@ class Reader:
             self._problem(symbol, f'unknown how {row["how"]!r}: there is "linear"')
         if row.get("book", "other") not in BOOKS:
             self._problem(symbol, f"unknown book {row['book']!r}; one of: {', '.join(BOOKS)}")
-        if row.get("fake", "hand") != "hand":
-            self._problem(symbol, f'unknown fake {row["fake"]!r}: there is "hand"; leave it out for the generated answer')
+        if row.get("fake", "hand") not in ("hand", "launch"):
+            self._problem(symbol, f'unknown fake {row["fake"]!r}: there are "hand" and "launch"; leave it out for the generated answer')
+        if row.get("fake") == "launch" and hook != "launch":
+            self._problem(symbol, 'fake = "launch" puts work on the stream that hook = "launch" names: there is no such hook here')
         self._answer(symbol, row, hook, head)
 
     def _answer(self, symbol: str, row: Mapping[str, Any], hook: Hook, head: Mapping[str, Any]) -> None:
@@ -230,7 +233,3 @@ def _inherited(other: Mapping[str, Any], row: Mapping[str, Any]) -> Mapping[str,
     """What a twin takes over: not the other's body when it names a hook of its own, not the other's way of charging when it has one."""
     dropped = (OF_A_BODY if "hook" in row else frozenset()) | (frozenset({"how", "book"}) if row.keys() & {"how", "book"} else frozenset())
     return {key: value for key, value in other.items() if key not in dropped}
-
-
-def _strings(head: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    return tuple(head.get(key, ()))

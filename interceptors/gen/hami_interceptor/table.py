@@ -60,7 +60,7 @@ class Row:
     stream: str = ""
     since: int = 0
     until: int = 0
-    fake: Literal["generated", "hand"] = "generated"
+    fake: Literal["generated", "launch", "hand"] = "generated"
     note: str = ""
 
     @property
@@ -112,6 +112,9 @@ class Api:
     name: str
     title: str
     library: str
+    """Its SONAME, the version left out where each release of the driver has another."""
+    fallbacks: tuple[str, ...]
+    """SONAMEs by which it is loaded where there is no `library`: newest first."""
     prefix: str
     result: str
     header: str

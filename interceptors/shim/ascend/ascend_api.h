@@ -56,10 +56,4 @@ uint64_t ascend_context(void);
 extern const struct hami_linear ascend_linear;
 extern const struct hami_event_calls ascend_events;
 
-/* rtMalloc can be asked for memory of the host, which costs the device nothing. */
-static inline uint64_t ascend_device_bytes(rtMemType_t type, uint64_t bytes) {
-    rtMemType_t kind = type & RT_MEMORY_KIND;
-    return kind == RT_MEMORY_HOST || kind == RT_MEMORY_HOST_SVM ? 0 : bytes;
-}
-
 #endif

@@ -14,6 +14,22 @@
 
 const struct hami_linear ascend_linear = {.granule = 2u << 20, .small_below = 1u << 20, .chunk = 2u << 20};
 
+/* It can be asked for memory of the host, which costs the device nothing. */
+rtError_t ascend_hook_rtMalloc(rtMalloc_fn real, void **out, uint64_t size, rtMemType_t type, uint16_t module) {
+    rtMemType_t kind = type & RT_MEMORY_KIND;
+    struct hami_hold hold;
+    if (out == NULL || kind == RT_MEMORY_HOST || kind == RT_MEMORY_HOST_SVM) return real(out, size, type, module);
+    enum hami_verdict verdict = hami_linear_reserve(&ascend_linear, ascend_device(), size, &hold);
+    if (verdict != HAMI_OK) return ascend_refusal(verdict);
+    rtError_t result = real(out, size, type, module);
+    if (result == ACL_RT_SUCCESS) {
+        (void)hami_linear_keep(&ascend_linear, KEY(*out), size, &hold);
+    } else {
+        hami_give_back(&hold);
+    }
+    return result;
+}
+
 /* -- pools ------------------------------------------------------------------------------------------------------ */
 
 static bool pool_attribute(uint64_t pool, int attribute, uint64_t *bytes) {

@@ -70,33 +70,18 @@ CNresult cndrv_hook_cnMemAllocAsync(cnMemAllocAsync_fn real, CNaddr *out, size_t
 }
 
 /* Any block may be freed either way. */
-struct freeing {
-    struct hami_entry entry;
-    bool pooled, linear;
-};
-
-static struct freeing before_free(CNaddr address) {
-    struct freeing it = {.pooled = false};
-    it.pooled = hami_pool_take(address, &it.entry);
-    it.linear = !it.pooled && hami_linear_take(&cndrv_linear, address, &it.entry);
-    return it;
-}
-
-static CNresult after_free(struct freeing *it, CNresult result) {
-    if (it->pooled) hami_pool_freed(&pools, &it->entry, result == CN_SUCCESS);
-    if (it->linear && result == CN_SUCCESS) hami_linear_freed(&cndrv_linear, &it->entry);
-    if (it->linear && result != CN_SUCCESS) hami_linear_return(&cndrv_linear, &it->entry);
+CNresult cndrv_hook_cnFree(cnFree_fn real, CNaddr address) {
+    struct hami_freeing it = hami_pool_or_linear_take(&cndrv_linear, address);
+    CNresult result = real(address);
+    hami_pool_or_linear_freed(&pools, &cndrv_linear, &it, result == CN_SUCCESS);
     return result;
 }
 
-CNresult cndrv_hook_cnFree(cnFree_fn real, CNaddr address) {
-    struct freeing it = before_free(address);
-    return after_free(&it, real(address));
-}
-
 CNresult cndrv_hook_cnMemFreeAsync(cnMemFreeAsync_fn real, CNaddr address, CNqueue queue) {
-    struct freeing it = before_free(address);
-    return after_free(&it, real(address, queue));
+    struct hami_freeing it = hami_pool_or_linear_take(&cndrv_linear, address);
+    CNresult result = real(address, queue);
+    hami_pool_or_linear_freed(&pools, &cndrv_linear, &it, result == CN_SUCCESS);
+    return result;
 }
 
 CNresult cndrv_hook_cnMemPoolTrimTo(cnMemPoolTrimTo_fn real, CNmemoryPool pool, size_t keep) {

@@ -5,17 +5,15 @@
  * One entry per pool in the book of pools holds that figure; it is read again whenever the pool may have changed.
  *
  * The front end gives two calls that read a pool's attributes. Reading and settling go under one lock of this process, so that
- * two threads never settle with figures that are older than each other's; the lock names its owner's PID, so that a child
- * forked in the middle does not wait for a thread it does not have.
+ * two threads never settle with figures that are older than each other's.
  */
 #ifndef HAMI_SHIM_POOLS_H
 #define HAMI_SHIM_POOLS_H
 
-#include <sched.h>
 #include <stdatomic.h>
-#include <unistd.h>
 
 #include "hami_core.h"
+#include "lock.h"
 
 enum { HAMI_POOLS_AT_ONCE = 64 };
 
@@ -23,7 +21,7 @@ struct hami_pools {
     uint64_t granule; /* a pool grows by a multiple of this */
     bool (*reserved)(uint64_t pool, uint64_t *bytes);
     bool (*used)(uint64_t pool, uint64_t *bytes);
-    _Atomic int lock;
+    struct hami_own_lock lock;
     _Atomic int known; /* pools seen so far: 0 makes every re-read one load */
 };
 
@@ -31,18 +29,6 @@ struct hami_pool_list_ {
     size_t count;
     uint64_t pools[HAMI_POOLS_AT_ONCE];
 };
-
-static inline void hami_pools_lock_(struct hami_pools *pools) {
-    int me = (int)getpid(), owner = 0;
-    while (!atomic_compare_exchange_weak_explicit(&pools->lock, &owner, me, memory_order_acquire, memory_order_relaxed)) {
-        if (owner == me || owner == 0) {
-            if (owner == me) (void)sched_yield();
-            owner = 0;
-        } /* else: it was held when this process was forked; take it over */
-    }
-}
-
-static inline void hami_pools_unlock_(struct hami_pools *pools) { atomic_store_explicit(&pools->lock, 0, memory_order_release); }
 
 /* With the lock held: what the pool's entry holds, plus `more`, becomes what the pool really has. */
 static inline enum hami_verdict hami_pool_settle_(struct hami_pools *pools, uint64_t pool, struct hami_hold *more) {
@@ -65,9 +51,9 @@ static inline void hami_pool_reread(struct hami_pools *pools, uint64_t pool) {
     struct hami_entry entry;
     if (!hami_book_find(HAMI_BOOK_POOL, pool, &entry) || entry.tag == 1) return;
     struct hami_hold nothing = {.device = entry.hold.device};
-    hami_pools_lock_(pools);
+    hami_own_lock(&pools->lock);
     (void)hami_pool_settle_(pools, pool, &nothing);
-    hami_pools_unlock_(pools);
+    hami_own_unlock(&pools->lock);
 }
 
 static inline bool hami_pool_listed_(const struct hami_entry *entry, void *context) {
@@ -101,9 +87,9 @@ static inline enum hami_verdict hami_pool_reserve(struct hami_pools *pools, uint
 /* The driver gave `pointer` from `pool`. HAMI_OVER_LIMIT: the pool grew past the limit; free the block, and trim the pool. */
 static inline enum hami_verdict hami_pool_took(struct hami_pools *pools, uint64_t pool, uint64_t pointer, struct hami_hold *hold) {
     struct hami_hold nothing = {.device = hold->device};
-    hami_pools_lock_(pools);
+    hami_own_lock(&pools->lock);
     enum hami_verdict verdict = hami_pool_settle_(pools, pool, hold);
-    hami_pools_unlock_(pools);
+    hami_own_unlock(&pools->lock);
     if (verdict == HAMI_OK) (void)hami_book_keep(HAMI_BOOK_OTHER, pointer, &nothing, 0, pool);
     return verdict;
 }
@@ -131,7 +117,7 @@ static inline void hami_pool_last_(struct hami_pools *pools, uint64_t pool) {
     struct hami_pool_blocks_ blocks = {.pool = pool};
     struct hami_entry entry;
     (void)hami_book_sweep(HAMI_BOOK_OTHER, hami_pool_block_, &blocks);
-    hami_pools_lock_(pools);
+    hami_own_lock(&pools->lock);
     if (hami_book_take(HAMI_BOOK_POOL, pool, &entry)) {
         entry.tag = 1; /* destroyed: the driver does not answer for it any more */
         if (blocks.count == 0) {
@@ -140,7 +126,7 @@ static inline void hami_pool_last_(struct hami_pools *pools, uint64_t pool) {
             hami_book_return(HAMI_BOOK_POOL, &entry);
         }
     }
-    hami_pools_unlock_(pools);
+    hami_own_unlock(&pools->lock);
 }
 
 static inline void hami_pool_freed(struct hami_pools *pools, struct hami_entry *entry, bool freed) {
@@ -152,6 +138,31 @@ static inline void hami_pool_freed(struct hami_pools *pools, struct hami_entry *
     } else {
         hami_pool_reread(pools, entry->tag);
     }
+}
+
+/* -- drivers that let a pool's block and a plain one be freed by the same calls ------------------------------------- */
+
+enum hami_freeing_kind { HAMI_FREEING_UNKNOWN, HAMI_FREEING_POOLED, HAMI_FREEING_LINEAR };
+
+struct hami_freeing {
+    enum hami_freeing_kind kind;
+    struct hami_entry entry;
+};
+
+static inline struct hami_freeing hami_pool_or_linear_take(const struct hami_linear *how, uint64_t pointer) {
+    struct hami_freeing it = {.kind = HAMI_FREEING_UNKNOWN};
+    if (hami_pool_take(pointer, &it.entry)) {
+        it.kind = HAMI_FREEING_POOLED;
+    } else if (hami_linear_take(how, pointer, &it.entry)) {
+        it.kind = HAMI_FREEING_LINEAR;
+    }
+    return it;
+}
+
+static inline void hami_pool_or_linear_freed(struct hami_pools *pools, const struct hami_linear *how, struct hami_freeing *it, bool freed) {
+    if (it->kind == HAMI_FREEING_POOLED) hami_pool_freed(pools, &it->entry, freed);
+    if (it->kind == HAMI_FREEING_LINEAR && freed) hami_linear_freed(how, &it->entry);
+    if (it->kind == HAMI_FREEING_LINEAR && !freed) hami_linear_return(how, &it->entry);
 }
 
 /* The pool is destroyed; blocks that are still out keep their memory, and so their charge. */

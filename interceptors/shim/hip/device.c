@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * device.c: which of the policy's devices the calling thread uses, what queries show of it, how launches are timed on it, and
- * the resolvers. A device is known by its PCI address, and by its UUID where the driver reports one as 16 hexadecimal digits.
+ * device.c: which of the policy's devices the calling thread uses, what queries show of it, and the resolvers. A device is known by its PCI address, and by its UUID where the driver reports one as 16 hexadecimal digits.
  */
 #include <ctype.h>
 #include <stdio.h>
@@ -101,47 +100,6 @@ hipError_t hip_hook_hipDevicePrimaryCtxReset(hipDevicePrimaryCtxReset_fn real, h
     if (result == hipSuccess) hami_device_gone(&hip_linear, device);
     return result;
 }
-
-/* -- time ------------------------------------------------------------------------------------------------------- */
-
-bool hip_may_wait(void *stream) {
-    hipStreamIsCapturing_fn capturing = hip_real_hipStreamIsCapturing();
-    int status = hipStreamCaptureStatusNone;
-    if (capturing == NULL) return true; /* a driver without capture */
-    return capturing((hipStream_t)stream, &status) == hipSuccess && status == hipStreamCaptureStatusNone;
-}
-
-static bool event_create(void **event) {
-    hipEventCreateWithFlags_fn create = hip_real_hipEventCreateWithFlags();
-    return create != NULL && create((hipEvent_t *)event, 0) == hipSuccess;
-}
-
-static bool event_record(void *event, void *stream) {
-    hipEventRecord_fn record = hip_real_hipEventRecord();
-    return record != NULL && record((hipEvent_t)event, (hipStream_t)stream) == hipSuccess;
-}
-
-static bool event_done(void *event) {
-    hipEventQuery_fn query = hip_real_hipEventQuery();
-    return query != NULL && query((hipEvent_t)event) == hipSuccess;
-}
-
-static bool event_elapsed_ns(void *from, void *to, uint64_t *ns) {
-    hipEventElapsedTime_fn elapsed = hip_real_hipEventElapsedTime();
-    float ms = 0;
-    if (elapsed == NULL || elapsed(&ms, (hipEvent_t)from, (hipEvent_t)to) != hipSuccess || ms < 0) return false;
-    *ns = (uint64_t)((double)ms * 1e6);
-    return true;
-}
-
-static void event_destroy(void *event) {
-    hipEventDestroy_fn destroy = hip_real_hipEventDestroy();
-    if (destroy != NULL) (void)destroy((hipEvent_t)event);
-}
-
-const struct hami_event_calls hip_events = {
-    .create = event_create, .record = event_record, .done = event_done, .elapsed_ns = event_elapsed_ns, .destroy = event_destroy,
-};
 
 /* -- resolvers: the driver's answer first, then our function for that address ------------------------------------ */
 

@@ -44,7 +44,7 @@ typedef void *hipExternalMemory_t;
 enum { hipMemLocationTypeDevice = 1, hipMemHandleTypePosixFileDescriptor = 1, hipExternalMemoryHandleTypeOpaqueFd = 1 };
 enum { hipMemPoolAttrReservedMemCurrent = 5, hipMemPoolAttrUsedMemCurrent = 7 };
 enum { hipGraphMemAttrReservedMemCurrent = 2 };
-enum { hipGraphNodeTypeMemAlloc = 10 };
+enum { hipGraphNodeTypeGraph = 4, hipGraphNodeTypeMemAlloc = 10 };
 enum { hipStreamCaptureStatusNone = 0 };
 
 /* -- structs that we look into -------------------------------------------------------------------------------------- */
@@ -85,6 +85,7 @@ typedef struct {
     int type, reserved[3];
     union {
         hipMemAllocNodeParams alloc;
+        struct { hipGraph_t graph; } child;
         long long words[29];
     } of;
     long long reserved_end;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * memory.c: the memory of HIP that a table row cannot say: pools and what is freed into them, physical memory behind handles,
- * memory that comes from other processes, and memory of graphs.
+ * and memory that comes from other processes.
  */
 #include "hip_hooks.h"
 
@@ -45,6 +45,7 @@ static hipError_t undo_from_pool(void *pointer, hipMemPool_t pool, hipStream_t s
 hipError_t hip_hook_hipMallocFromPoolAsync(hipMallocFromPoolAsync_fn real, void **out, size_t bytes, hipMemPool_t pool, hipStream_t stream) {
     struct hami_hold hold;
     if (out == NULL || pool == NULL) return real(out, bytes, pool, stream);
+    if (!hip_may_wait(stream)) return hip_graph_captured(real, out, bytes, pool, stream);
     enum hami_verdict verdict = hami_pool_reserve(&pools, KEY(pool), hip_device(), bytes, &hold);
     if (verdict != HAMI_OK) return hip_refusal(verdict);
     hipError_t result = real(out, bytes, pool, stream);
@@ -66,23 +67,23 @@ hipError_t hip_hook_hipMallocAsync(hipMallocAsync_fn real, void **out, size_t by
     return hip_hook_hipMallocFromPoolAsync(from_pool, out, bytes, pool, stream);
 }
 
+/* Any block may be freed either way. */
+static void after_free(struct hami_freeing *it, hipError_t result) {
+    hami_pool_or_linear_freed(&pools, &hip_linear, it, result == hipSuccess);
+    if (it->kind == HAMI_FREEING_UNKNOWN && result == hipSuccess) hip_graph_memory_freed(hip_ordinal());
+}
+
 hipError_t hip_hook_hipFreeAsync(hipFreeAsync_fn real, void *pointer, hipStream_t stream) {
-    struct hami_entry entry;
-    bool pooled = hami_pool_take(KEY(pointer), &entry), ours = !pooled && hami_linear_take(&hip_linear, KEY(pointer), &entry);
+    struct hami_freeing it = hami_pool_or_linear_take(&hip_linear, KEY(pointer));
     hipError_t result = real(pointer, stream);
-    if (pooled) hami_pool_freed(&pools, &entry, result == hipSuccess);
-    if (ours && result == hipSuccess) hami_linear_freed(&hip_linear, &entry);
-    if (ours && result != hipSuccess) hami_linear_return(&hip_linear, &entry);
+    after_free(&it, result);
     return result;
 }
 
 hipError_t hip_hook_hipFree(hipFree_fn real, void *pointer) {
-    struct hami_entry entry;
-    bool pooled = hami_pool_take(KEY(pointer), &entry), ours = !pooled && hami_linear_take(&hip_linear, KEY(pointer), &entry);
+    struct hami_freeing it = hami_pool_or_linear_take(&hip_linear, KEY(pointer));
     hipError_t result = real(pointer);
-    if (pooled) hami_pool_freed(&pools, &entry, result == hipSuccess);
-    if (ours && result == hipSuccess) hami_linear_freed(&hip_linear, &entry);
-    if (ours && result != hipSuccess) hami_linear_return(&hip_linear, &entry);
+    after_free(&it, result);
     return result;
 }
 
@@ -207,61 +208,5 @@ hipError_t hip_hook_hipMemImportFromShareableHandle(hipMemImportFromShareableHan
     } else {
         hami_give_back(&hold);
     }
-    return result;
-}
-
-/* -- graphs: their memory is charged when its node is made, and read again when the driver trims it ---------------- */
-
-static hipError_t with_graph_memory(int ordinal, uint64_t bytes, hipError_t (*add)(void *), void *call) {
-    struct hami_hold hold;
-    struct hami_entry all = {.key = (uint64_t)ordinal + 1};
-    enum hami_verdict verdict = hami_reserve(hip_device_of(ordinal), bytes, &hold);
-    if (verdict != HAMI_OK) return hip_refusal(verdict);
-    hipError_t result = add(call);
-    if (result != hipSuccess) {
-        hami_give_back(&hold);
-        return result;
-    }
-    if (hami_book_take(HAMI_BOOK_GRAPH, all.key, &all)) hold.bytes += all.hold.bytes; /* holds are sums of bytes */
-    uint64_t sum = hold.bytes;
-    (void)hami_book_keep(HAMI_BOOK_GRAPH, (uint64_t)ordinal + 1, &hold, sum, 0);
-    return result;
-}
-
-struct add_alloc { hipGraphAddMemAllocNode_fn real; hipGraphNode_t *node; hipGraph_t graph; const hipGraphNode_t *before; size_t count; hipMemAllocNodeParams *wanted; };
-struct add_node { hipGraphAddNode_fn real; hipGraphNode_t *node; hipGraph_t graph; const hipGraphNode_t *before; size_t count; hipGraphNodeParams *wanted; };
-
-static hipError_t add_alloc(void *call) {
-    struct add_alloc *it = call;
-    return it->real(it->node, it->graph, it->before, it->count, it->wanted);
-}
-
-static hipError_t add_node(void *call) {
-    struct add_node *it = call;
-    return it->real(it->node, it->graph, it->before, it->count, it->wanted);
-}
-
-hipError_t hip_hook_hipGraphAddMemAllocNode(hipGraphAddMemAllocNode_fn real, hipGraphNode_t *node, hipGraph_t graph, const hipGraphNode_t *before, size_t count,
-                                            hipMemAllocNodeParams *wanted) {
-    struct add_alloc call = {real, node, graph, before, count, wanted};
-    return wanted == NULL ? add_alloc(&call) : with_graph_memory(wanted->pool.location.id, wanted->bytes, add_alloc, &call);
-}
-
-hipError_t hip_hook_hipGraphAddNode(hipGraphAddNode_fn real, hipGraphNode_t *node, hipGraph_t graph, const hipGraphNode_t *before, size_t count,
-                                    hipGraphNodeParams *wanted) {
-    struct add_node call = {real, node, graph, before, count, wanted};
-    if (wanted == NULL || wanted->type != hipGraphNodeTypeMemAlloc) return add_node(&call);
-    return with_graph_memory(wanted->of.alloc.pool.location.id, wanted->of.alloc.bytes, add_node, &call);
-}
-
-hipError_t hip_hook_hipDeviceGraphMemTrim(hipDeviceGraphMemTrim_fn real, int ordinal) {
-    hipDeviceGetGraphMemAttribute_fn get = hip_real_hipDeviceGetGraphMemAttribute();
-    struct hami_entry entry;
-    uint64_t reserved = 0;
-    hipError_t result = real(ordinal);
-    if (result != hipSuccess || get == NULL || get(ordinal, hipGraphMemAttrReservedMemCurrent, &reserved) != hipSuccess) return result;
-    if (!hami_book_take(HAMI_BOOK_GRAPH, (uint64_t)ordinal + 1, &entry)) return result;
-    if (reserved > entry.hold.bytes) reserved = entry.hold.bytes;
-    (void)hami_book_keep(HAMI_BOOK_GRAPH, entry.key, &entry.hold, reserved, 0);
     return result;
 }

@@ -39,7 +39,7 @@ static bool create(void **event) {
 }
 static bool record(void *event, void *stream) {
     *(volatile char *)event = 1;
-    return stream == NULL;
+    return stream != NULL;
 }
 static bool done(void *event) {
     return *(volatile char *)event == 1;
@@ -52,11 +52,12 @@ static const struct hami_event_calls events = {create, record, done, elapsed, fr
 
 static void timed_launch(uint64_t function, uint64_t context) {
     struct hami_launch launch;
-    if (hami_launch_begin(0, function, 1, false, &launch) != HAMI_OK) {
+    if (hami_launch_begin(0, function, 1, true, &launch) != HAMI_OK) {
         abort();
     }
-    if (launch.sample && hami_sample_before(&events, &launch, NULL, context)) {
-        hami_sample_after(&events, &launch, NULL, function % 5 != 0);
+    void *stream = (void *)(uintptr_t)(8 + function % 3);
+    if (launch.sample && hami_sample_before(&events, &launch, stream, context)) {
+        hami_sample_after(&events, &launch, stream, function % 5 != 0);
     }
 }
 

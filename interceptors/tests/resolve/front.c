@@ -31,7 +31,10 @@ const struct hami_symbol symbol_toyGetProc HAMI_HIDDEN = {"toyGetProc", (void *)
 #define ROW(name) {#name, (void *)hook_##name, &real_##name, 0}
 static const struct hami_symbol symbols[] = {ROW(toyAlloc), ROW(toyAlloc_v2), ROW(toyFree), ROW(toyGetProc), ROW(toyGone), ROW(toyLaunch)};
 static const char *const known[] = {"toyAlloc", "toyAlloc_v2", "toyFree", "toyGetProc", "toyGone", "toyLaunch", "toyPlain", "toySelf"};
-const struct hami_library hami_library_toy = {"toy", "libtoyacc.so.1", "toy", symbols, sizeof symbols / sizeof *symbols, known, sizeof known / sizeof *known};
+static const char *const fallbacks[] = {"libtoyacc.so.9", "libtoyacc.so.2", NULL};
+const struct hami_library hami_library_toy = {
+    "toy", "libtoyacc.so.1", "toy", symbols, sizeof symbols / sizeof *symbols, known, sizeof known / sizeof *known, fallbacks,
+};
 const struct hami_library *const hami_libraries[] = {&hami_library_toy, NULL};
 
 void stub_begin(uint32_t devices, uint32_t milli, uint32_t burst_us);

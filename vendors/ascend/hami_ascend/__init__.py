@@ -27,4 +27,4 @@ def hami_resources() -> Iterable[ResourceNames]:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return read_machines(Path(__file__).parent / "fakes", {"libdcmi.so": "dcmi.c"}, "HAMI_FAKE_ASCEND")
+    return read_machines(Path(__file__).parent / "fakes", {"libdcmi.so": "dcmi.c"}, "HAMI_FAKE_ASCEND", {"libruntime.so": "ascend"})

@@ -12,7 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hami_ascend import driver, enforce, names, partition
 from hami_ascend.driver import Address, Chip, DcmiError
-from hami_framework import HARD, HEALTHY, MIB, Capacity, Counter, Device, DeviceClass, GroupRule, Health, Host, Link, LinkKind, Membership, Mode, Usage
+from hami_framework import (
+    HARD,
+    HEALTHY,
+    MIB,
+    Capacity,
+    Counter,
+    Device,
+    DeviceClass,
+    GroupRule,
+    Health,
+    Host,
+    Link,
+    LinkKind,
+    Membership,
+    Mode,
+    ProcessUsage,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +77,20 @@ def usage(devices: Sequence[Device]) -> Iterator[Usage]:
     for device in devices:
         address = _address(device)
         try:
-            yield Usage(device_id=device.id, memory_used_bytes=driver.memory(address)[1] * MIB, core_busy_percent=driver.busy_percent(address))
+            reading = _usage(device.id, address)
         except DcmiError:
-            yield Usage(device_id=device.id)
+            reading = Usage(device_id=device.id)
+        yield reading
+
+
+def _usage(device_id: str, address: Address) -> Usage:
+    held = driver.processes(address)
+    return Usage(
+        device_id=device_id,
+        memory_used_bytes=driver.memory(address)[1] * MIB,
+        core_busy_percent=driver.busy_percent(address),
+        processes=None if held is None else tuple(ProcessUsage(pid=pid, memory_bytes=used) for pid, used in held.items()),
+    )
 
 
 def _device(chip: Chip, chips: Sequence[Chip], host: Host) -> Device:

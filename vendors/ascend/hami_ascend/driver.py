@@ -31,6 +31,8 @@ VDEV_MANAGEMENT, VDEV_TOTALS = 52, 1
 ABSENT = 0xFFFFFFFF
 MAX_CARDS = 64
 MAX_ERROR_CODES = 128
+MAX_PROCESSES = 256
+"""Room for more than any driver lists (npu-smi has room for 32): the call is not told how much there is."""
 
 A = TypeVar("A", bound="ctypes.Structure | ctypes._SimpleCData[int]")
 
@@ -72,6 +74,10 @@ class DdrInfo(ctypes.Structure):
         ("size_mb", c_ulonglong), ("available_mb", c_ulonglong), ("freq", c_uint), ("hugepagesize", c_ulong), ("hugepages_total", c_ulong),
         ("hugepages_free", c_ulong), ("utiliza", c_uint), ("reserve", c_ubyte * 60),
     ]  # fmt: skip
+
+
+class ProcessMemory(ctypes.Structure):
+    _fields_: ClassVar = [("pid", c_int), ("used_bytes", c_ulong)]
 
 
 class ComputingResource(ctypes.Structure):
@@ -191,6 +197,16 @@ def memory(address: Address) -> tuple[int, int]:
     ddr = DdrInfo()
     call("dcmi_get_device_memory_info_v3", address.card, address.chip, byref(ddr))
     return int(ddr.size_mb), int(ddr.size_mb - ddr.available_mb)
+
+
+def processes(address: Address) -> dict[int, int] | None:
+    """The host's PID → bytes of every process that holds memory of the chip; None where the driver does not say, for whatever reason."""
+    found, count = (ProcessMemory * MAX_PROCESSES)(), c_int()
+    try:
+        call("dcmi_get_device_resource_info", address.card, address.chip, found, byref(count))
+    except DcmiError:
+        return None
+    return {one.pid: int(one.used_bytes) for one in found[: count.value]}
 
 
 def busy_percent(address: Address) -> float | None:

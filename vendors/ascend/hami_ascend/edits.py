@@ -20,6 +20,8 @@ MOUNTS = (f"{DRIVER}/lib64", f"{DRIVER}/tools", f"{DRIVER}/version.info", "/usr/
 
 def for_grant(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
     """The container's view of its chips, in the grant's order."""
+    if grant.owner.kind == "local":  # it sees the host's files as they are, and no container runtime hides the other chips
+        return ContainerEdits(env={"ASCEND_RT_VISIBLE_DEVICES": ",".join(str(device.index) for device in devices)})
     phy_ids = [_phy_id(device) for device in devices]
     env = {"ASCEND_VISIBLE_DEVICES": ",".join(phy_ids)}
     templates = [held.offer.profile for held in grant.devices if held.offer.mode == "vnpu" and held.offer.profile]

@@ -4,7 +4,7 @@
 Soft shares are held by libhami_ascend.so, which comes with the wheel. Where the wheel has none they are held by
 hami-vnpu-core, HAMi's interceptor of the Ascend runtime, if the node has that; otherwise they are only measured. Nothing
 keeps one soft share from resetting the chip under its neighbours; a vNPU has AI cores and memory of its own, but a fault
-of the chip ends them all.
+of the chip ends them all. A local run has no container runtime that would make the vNPU: it is held like a soft share.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def share_isolation(interceptor: bool) -> Isolation:
 def for_grant(grant: Grant, devices: Sequence[Device]) -> Enforcement:
     """What the container can rely on."""
     modes = {held.offer.mode for held in grant.devices}
-    if "vnpu" in modes:
+    if "vnpu" in modes and grant.owner.kind != "local":
         return Enforcement(isolation=VNPU, mechanism="a vNPU, made by the Ascend container runtime")
-    if "share" not in modes or all(held.offer.exclusive for held in grant.devices):
+    if modes.isdisjoint({"share", "vnpu"}) or all(held.offer.exclusive for held in grant.devices):
         return Enforcement(isolation=HARD, mechanism="the whole chip")
     if any(_share_mode(device) == ADVISORY for device in devices):
         missing = f"neither {LIBRARY.name} is installed with hami-framework-ascend nor {INTERCEPTOR} on this node"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hami_framework import MIB
+from hami_framework import MIB, ProcessUsage
 
 Play = Callable[[str], Any]
 
@@ -128,9 +128,11 @@ def test_alarms_carry_their_codes_and_a_general_one_is_a_warning(play: Play) -> 
 def test_usage_follows_the_machine(play: Play) -> None:
     player = play("atlas-300i-duo")
     devices = player.discover()
-    player.change(0, memory_used_mib="1234", utilization="57")
+    player.change(0, memory_used_mib="1234", utilization="57", processes="71:1000,72:234")
     usage = player.usage()[devices[0].id]
     assert (usage.memory_used_bytes, usage.core_busy_percent) == (1234 * MIB, 57.0)
+    assert usage.processes == (ProcessUsage(pid=71, memory_bytes=1000 * MIB), ProcessUsage(pid=72, memory_bytes=234 * MIB))
+    assert player.usage()[devices[1].id].processes == ()
 
 
 def test_rings_of_the_910a(play: Play) -> None:

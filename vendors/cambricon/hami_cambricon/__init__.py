@@ -32,4 +32,4 @@ def hami_allocate(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return read_machines(Path(__file__).parent / "fakes", {"libcndev.so": "cndev.c"}, "HAMI_FAKE_CAMBRICON")
+    return read_machines(Path(__file__).parent / "fakes", {"libcndev.so": "cndev.c"}, "HAMI_FAKE_CAMBRICON", {"libcndrv.so": "cndrv"})

@@ -26,6 +26,8 @@ def for_grant(grant: Grant, devices: Sequence[Device], instances: Mapping[str, t
 
     `CAMBRICON_VISIBLE_DEVICES` would have Cambricon's container runtime open whole cards, so instances get `VIRTUAL_DEVICES`.
     """
+    if grant.owner.kind == "local":  # it sees the host's files as they are, and no container runtime hides the other cards
+        return ContainerEdits(env={"MLU_VISIBLE_DEVICES": ",".join(str(device.index) for device in devices)})
     paths = [CONTROL_NODE]
     visible, virtual = [], []
     for device in devices:

@@ -39,6 +39,9 @@ def name(grant: Grant, device: Device) -> str:
 
 
 def _smlu(grant: Grant, devices: Sequence[Device]) -> Iterator[tuple[Device, DeviceGrant]]:
+    """None for a local run: only a container runtime can give a program the instance instead of the card."""
+    if grant.owner.kind == "local":
+        return
     held = {device.device_id: device for device in grant.devices if device.offer.mode == "smlu"}
     yield from ((device, held[device.id]) for device in devices if device.id in held)
 

@@ -28,4 +28,5 @@ def hami_resources() -> ResourceNames:
 
 @hookimpl
 def hami_machines() -> Iterable[Machine]:
-    return read_machines(Path(__file__).parent / "fakes", {"librocm_smi64.so.2": "rocm_smi.c", "libhydmi.so.1": "hydmi.c"}, "HAMI_FAKE_HYGON")
+    libraries = {"librocm_smi64.so.2": "rocm_smi.c", "libhydmi.so.1": "hydmi.c"}
+    return read_machines(Path(__file__).parent / "fakes", libraries, "HAMI_FAKE_HYGON", {"libamdhip64.so.6": "hip"})

@@ -16,6 +16,8 @@ DRIVER = os.environ.get("HYGONPATH", "/opt/hygondriver")
 
 def for_grant(grant: Grant, devices: Sequence[Device]) -> ContainerEdits:
     """Make the vDCU if the grant is for one, and the container's view of its cards. A vDCU is a container's only card."""
+    if grant.owner.kind == "local":  # it sees the host's files as they are; the driver's vDCU file is for containers
+        return ContainerEdits(env={"HIP_VISIBLE_DEVICES": ",".join(str(device.index) for device in devices)})
     mounts = [Mount(host_path=DRIVER, container_path="/opt/hygondriver"), Mount(host_path="/opt/hyhal", container_path="/opt/hyhal")]
     for held, device in zip(grant.devices, devices, strict=True):
         if held.offer.mode != "whole":

@@ -160,5 +160,5 @@ def test_a_card_has_twenty_pipes(cards, stage, tmp_path):
 )
 def test_isolation_is_what_the_driver_holds(cards, tmp_path, request_, isolation):
     (offer,) = partition(cards[0], **request_)
-    assert hami_hygon.hami_enforce(grant=grant(tmp_path, "a", cards[0], offer)).isolation == isolation
+    assert hami_hygon.hami_enforce(grant=grant(tmp_path, "a", cards[0], offer), devices=[cards[0]]).isolation == isolation
     assert cards[0].device_class.mode(offer.mode).isolation == isolation

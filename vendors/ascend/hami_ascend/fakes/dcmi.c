@@ -12,13 +12,13 @@
  * vNPUs live in the memory of the process that made them.
  * Layouts and numbers: the published header dcmi_interface_api.h and DCMI's reference; sizes are asserted below.
  */
-#include "hami_fake.h"
+#include "hami_card_time.h"
 
 enum {
     OK = 0, INVALID_PARAMETER = -8001, NOT_INITIALISED = -8005, INVALID_DEVICE = -8007, NOT_EXIST = -8008, NOT_READY = -8012, OCCUPIED = -8020,
     UNSUPPORTED = -8255
 };
-enum { MAX_CHIPS = 64, MAX_VNPUS = 16, VDEV_MANAGEMENT = 52, AUTOMATIC = -1, ALL_VDEVICES = 65535 };
+enum { MAX_USERS = 32, /* what dcmi_get_device_resource_info has room for */ MAX_CHIPS = 64, MAX_VNPUS = 16, VDEV_MANAGEMENT = 52, AUTOMATIC = -1, ALL_VDEVICES = 65535 };
 enum { UTIL_DDR = 1, UTIL_AICORE = 2, UTIL_HBM = 6, UTIL_NPU = 13 };
 
 typedef unsigned int uint;
@@ -65,7 +65,7 @@ static int ready(void)
 {
     if (!initialised)
         return NOT_INITIALISED;
-    return hf_load("HAMI_FAKE_ASCEND") == 0 ? OK : NOT_EXIST;
+    return card_load("HAMI_FAKE_ASCEND") == 0 ? OK : NOT_EXIST;
 }
 
 /* The index of the chip in the machine file, lost or not; -8008 when there is none at this address. */
@@ -88,7 +88,7 @@ static int alive(int card, int device)
 
 HF_EXPORT int dcmi_init(void)
 {
-    if (hf_load("HAMI_FAKE_ASCEND") != 0)
+    if (card_load("HAMI_FAKE_ASCEND") != 0)
         return NOT_INITIALISED;
     initialised = 1;
     return OK;
@@ -256,6 +256,14 @@ HF_EXPORT int dcmi_get_device_board_info(int card, int device, board_t *board)
     return OK;
 }
 
+/* What the machine file says is used, and what programs have taken on the fake runtime. */
+static uint64_t used_mib(int chip)
+{
+    uint64_t capacity, used;
+    card_memory(chip, &capacity, &used);
+    return hf_u64("device", chip, "memory_used_mib", 0) + (used >> 20);
+}
+
 HF_EXPORT int dcmi_get_device_hbm_info(int card, int device, hbm_t *hbm)
 {
     int chip = alive(card, device);
@@ -263,7 +271,7 @@ HF_EXPORT int dcmi_get_device_hbm_info(int card, int device, hbm_t *hbm)
         return chip;
     if (number(chip, "hbm_mib", 0) == 0)
         return UNSUPPORTED;
-    *hbm = (hbm_t){.size_mb = hf_u64("device", chip, "hbm_mib", 0), .freq = 1600, .used_mb = hf_u64("device", chip, "memory_used_mib", 0), .temp = 45};
+    *hbm = (hbm_t){.size_mb = hf_u64("device", chip, "hbm_mib", 0), .freq = 1600, .used_mb = used_mib(chip), .temp = 45};
     return OK;
 }
 
@@ -275,7 +283,7 @@ HF_EXPORT int dcmi_get_device_memory_info_v3(int card, int device, ddr_t *ddr)
     uint64_t size = hf_u64("device", chip, "ddr_mib", 0);
     if (size == 0)
         return UNSUPPORTED;
-    *ddr = (ddr_t){.size_mb = size, .available_mb = size - hf_u64("device", chip, "memory_used_mib", 0), .freq = 1600, .hugepagesize = 2048};
+    *ddr = (ddr_t){.size_mb = size, .available_mb = size - used_mib(chip), .freq = 1600, .hugepagesize = 2048};
     return OK;
 }
 
@@ -288,7 +296,7 @@ HF_EXPORT int dcmi_get_device_utilization_rate(int card, int device, int type, u
         return UNSUPPORTED;
     if (type < UTIL_DDR || type > 14)
         return INVALID_PARAMETER;
-    *rate = type == UTIL_AICORE || type == UTIL_NPU ? (uint)number(chip, "utilization", 0) : 0;
+    *rate = type == UTIL_AICORE || type == UTIL_NPU ? (uint)number(chip, "utilization", 0) + card_utilization(chip) : 0;
     return OK;
 }
 
@@ -339,11 +347,15 @@ HF_EXPORT int dcmi_get_device_resource_info(int card, int device, process_t *pro
     *count = 0;
     if (chip < 0)
         return chip;
-    for (const char *at = hf_str("device", chip, "processes", ""); *at != '\0' && *count < 32; at += strcspn(at, ","), at += *at == ',') {
+    for (const char *at = hf_str("device", chip, "processes", ""); *at != '\0' && *count < MAX_USERS; at += strcspn(at, ","), at += *at == ',') {
         unsigned long mib = 0;
         if (sscanf(at, "%d:%lu", &processes[*count].pid, &mib) == 2)
             processes[(*count)++].used_bytes = mib << 20;
     }
+    struct card_user users[MAX_USERS];
+    unsigned ours = card_users(chip, users, MAX_USERS);
+    for (unsigned i = 0; i < ours && i < MAX_USERS && *count < MAX_USERS; i++)
+        processes[(*count)++] = (process_t){.pid = (int)users[i].host_pid, .used_bytes = users[i].bytes};
     return OK;
 }
 

@@ -11,13 +11,13 @@
  * sMLU profiles and instances outlive the process, as they do in the driver: they stand in `<machine file>.smlu`, one to a line.
  * Layouts and numbers: the bindings of Cambricon's device plugin (CNDev 6.5); sizes are asserted below.
  */
-#include "hami_fake.h"
+#include "hami_card_time.h"
 
 enum {
     OK = 0, NO_DRIVER = 1, API_VERSION = 3, UNINITIALISED = 4, INVALID_ARGUMENT = 5, INVALID_DEVICE = 6, TOO_SMALL = 9, NOT_SUPPORTED = 10,
     INVALID_LINK = 11, NOT_FOUND = 14, IN_USE = 15, DUPLICATE = 16
 };
-enum { VERSION = 6, FIRST_HANDLE = 64, MAX_PROFILES = 16, MAX_OBJECTS = 512, CORES = 80 };
+enum { VERSION = 6, FIRST_HANDLE = 64, MAX_PROFILES = 16, MAX_OBJECTS = 512, CORES = 80, MAX_USERS = 128 };
 
 typedef struct { int32_t version; uint32_t number; } count_t;
 typedef struct { int32_t version; uint8_t uuid[37]; uint64_t ncs; } uuid_t;
@@ -68,7 +68,7 @@ static int card_of(int32_t device)
 {
     if (!initialised)
         return -UNINITIALISED;
-    if (hf_load("HAMI_FAKE_CAMBRICON") != 0)
+    if (card_load("HAMI_FAKE_CAMBRICON") != 0)
         return -NO_DRIVER;
     int card = device - FIRST_HANDLE;
     return card >= 0 && card < hf_count("device") && !health_is(card, "lost") ? card : -INVALID_DEVICE;
@@ -89,7 +89,7 @@ HF_EXPORT const char *cndevGetErrorString(int code)
 HF_EXPORT int cndevInit(int reserved)
 {
     CHECK(reserved == 0, INVALID_ARGUMENT);
-    CHECK(hf_load("HAMI_FAKE_CAMBRICON") == 0, NO_DRIVER);
+    CHECK(card_load("HAMI_FAKE_CAMBRICON") == 0, NO_DRIVER);
     initialised = 1;
     return OK;
 }
@@ -100,7 +100,7 @@ HF_EXPORT int cndevGetDeviceCount(count_t *info)
 {
     CHECK(initialised, UNINITIALISED);
     CHECK_VERSION(info);
-    CHECK(hf_load("HAMI_FAKE_CAMBRICON") == 0, NO_DRIVER);
+    CHECK(card_load("HAMI_FAKE_CAMBRICON") == 0, NO_DRIVER);
     info->number = (uint32_t)hf_count("device");
     return OK;
 }
@@ -115,7 +115,7 @@ HF_EXPORT int cndevGetDeviceHandleByIndex(int index, int32_t *device)
 HF_EXPORT int cndevGetDeviceHandleByUUID(const char *uuid, int32_t *device)
 {
     CHECK(initialised, UNINITIALISED);
-    CHECK(hf_load("HAMI_FAKE_CAMBRICON") == 0, NO_DRIVER);
+    CHECK(card_load("HAMI_FAKE_CAMBRICON") == 0, NO_DRIVER);
     for (int card = 0; card < hf_count("device"); card++)
         if (!health_is(card, "lost") && strcmp(hf_str("device", card, "uuid", ""), uuid) == 0) {
             *device = FIRST_HANDLE + card;
@@ -160,7 +160,9 @@ HF_EXPORT int cndevGetCardSN(sn_t *info, int32_t device)
 HF_EXPORT int cndevGetMemoryUsageV2(memory_t *info, int32_t device)
 {
     CARD(device);
-    *info = (memory_t){.total = number(card, "memory_mib", 0), .used = number(card, "memory_used_mib", 0)};
+    uint64_t capacity, used;
+    card_memory(card, &capacity, &used); /* what programs have taken on the fake CNDrv */
+    *info = (memory_t){.total = number(card, "memory_mib", 0), .used = number(card, "memory_used_mib", 0) + (int64_t)(used >> 20)};
     info->virtual_total = info->total;
     info->virtual_used = info->used;
     return OK;
@@ -171,7 +173,7 @@ HF_EXPORT int cndevGetDeviceUtilizationInfo(utilization_t *info, int32_t device)
     CHECK_VERSION(info);
     CARD(device);
     CHECK(!unsupported(card, "utilization"), NOT_SUPPORTED);
-    info->average = (int)number(card, "utilization", 0);
+    info->average = (int)number(card, "utilization", 0) + (int)card_utilization(card);
     for (int core = 0; core < CORES; core++)
         info->core[core] = core < 16 ? info->average : 0;
     return OK;
@@ -286,6 +288,15 @@ HF_EXPORT int cndevGetProcessInfo(uint32_t *count, process_t *processes, int32_t
             processes[*count - 1].pid = pid;
             processes[*count - 1].physical_kib = processes[*count - 1].virtual_kib = (uint64_t)mib * 1024;
         }
+    }
+    struct card_user users[MAX_USERS];
+    unsigned ours = card_users(card, users, MAX_USERS);
+    for (unsigned i = 0; i < ours && i < MAX_USERS; i++) {
+        if ((*count)++ >= room)
+            continue;
+        CHECK_VERSION(&processes[*count - 1]);
+        processes[*count - 1].pid = users[i].host_pid;
+        processes[*count - 1].physical_kib = processes[*count - 1].virtual_kib = users[i].bytes / 1024;
     }
     return *count > room ? TOO_SMALL : OK;
 }

@@ -5,7 +5,7 @@
  * process that made them; as with the true library, creating one does not tell its number.
  * Signatures and status codes: dmi.h, dmi_virtual.h and dmi_error.h of HYGON/dcu-dcgm.
  */
-#include "hami_fake.h"
+#include "hami_card_time.h"
 
 #include <stdbool.h>
 
@@ -21,7 +21,7 @@ static int enter(const void *out)
 {
     if (out == NULL)
         return INVALID_ARGS;
-    return hf_load("HAMI_FAKE_HYGON") == 0 ? SUCCESS : NO_MKFD;
+    return card_load("HAMI_FAKE_HYGON") == 0 ? SUCCESS : NO_MKFD;
 }
 
 static int enter_device(int device, const void *out)
@@ -51,6 +51,14 @@ static void remaining(int device, int except, size_t *units, size_t *memory)
             *units -= (size_t)vdevices[i].units;
             *memory -= vdevices[i].memory;
         }
+}
+
+/* What the machine file says is used, and what programs have taken. */
+static size_t used_bytes(int device)
+{
+    uint64_t capacity, used;
+    card_memory(device, &capacity, &used);
+    return ((size_t)hf_u64("device", device, "memory_used_mib", 0) << 20) + used;
 }
 
 HF_EXPORT int dmiGetStatusString(int status, const char **words)
@@ -95,7 +103,7 @@ HF_EXPORT int dmiGetDeviceInfo(int device, info_t *info)
         return status;
     *info = (info_t){
         .compute_units = (int)hf_int("device", device, "compute_units", 0), .memory = (size_t)hf_u64("device", device, "memory_mib", 0) << 20,
-        .used = (size_t)hf_u64("device", device, "memory_used_mib", 0) << 20, .device = device,
+        .used = used_bytes(device), .device = device,
     };
     hf_copy(info->name, sizeof info->name, hf_str("device", device, "name", ""));
     return SUCCESS;
@@ -193,7 +201,7 @@ HF_EXPORT int dmiGetDevBusyPercent(int device, int *percent)
 {
     int status = enter_device(device, percent);
     if (status == SUCCESS)
-        *percent = (int)hf_int("device", device, "utilization", 0);
+        *percent = (int)hf_int("device", device, "utilization", 0) + (int)card_utilization(device);
     return status;
 }
 

@@ -7,14 +7,15 @@
  *     memory_used_mib, utilization, processes = PID:MIB,PID:MIB
  *     unsupported = numa,unique_id         facts that this card answers with RSMI_STATUS_NOT_SUPPORTED
  *
+ * What programs take and run on the fake HIP (hami_card.h) comes on top of memory_used_mib, utilization and processes.
  * Signatures and status codes: rocm_smi.h of HYGON/dcu-dcgm.
  */
-#include "hami_fake.h"
+#include "hami_card_time.h"
 
 #include <stdbool.h>
 
 enum { SUCCESS = 0, INVALID_ARGS = 1, NOT_SUPPORTED = 2, FILE_ERROR = 3, OUT_OF_BOUNDS = 7, INIT_ERROR = 8, INSUFFICIENT_SIZE = 11, UNKNOWN = -1 };
-enum { LINK_PCIE = 1, LINK_XGMI = 2, MEMORY_BLOCK = 1 };
+enum { LINK_PCIE = 1, LINK_XGMI = 2, MEMORY_BLOCK = 1, MAX_USERS = 128 };
 
 typedef struct { uint64_t correctable, uncorrectable; } ecc_t;
 typedef struct { uint32_t pid, pasid; uint64_t vram, sdma; uint32_t cu_occupancy; } process_t;
@@ -26,7 +27,7 @@ static uint32_t ready(void)
 {
     if (users == 0)
         return INIT_ERROR;
-    return hf_load("HAMI_FAKE_HYGON") == 0 ? SUCCESS : FILE_ERROR;
+    return card_load("HAMI_FAKE_HYGON") == 0 ? SUCCESS : FILE_ERROR;
 }
 
 static int is(uint32_t dv, const char *health)
@@ -83,7 +84,7 @@ static uint32_t text(uint32_t dv, const char *key, char *to, size_t size)
 HF_EXPORT uint32_t rsmi_init(uint64_t flags)
 {
     (void)flags;
-    if (hf_load("HAMI_FAKE_HYGON") != 0)
+    if (card_load("HAMI_FAKE_HYGON") != 0)
         return INIT_ERROR;
     users++;
     return SUCCESS;
@@ -149,8 +150,26 @@ static uint32_t mib(uint32_t dv, int type, const char *key, uint64_t *bytes)
 }
 
 HF_EXPORT uint32_t rsmi_dev_memory_total_get(uint32_t dv, int type, uint64_t *bytes) { return mib(dv, type, "memory_mib", bytes); }
-HF_EXPORT uint32_t rsmi_dev_memory_usage_get(uint32_t dv, int type, uint64_t *bytes) { return mib(dv, type, "memory_used_mib", bytes); }
-HF_EXPORT uint32_t rsmi_dev_busy_percent_get(uint32_t dv, uint32_t *percent) { NUMBER(dv, "utilization", percent); }
+HF_EXPORT uint32_t rsmi_dev_memory_usage_get(uint32_t dv, int type, uint64_t *bytes)
+{
+    uint32_t status = mib(dv, type, "memory_used_mib", bytes);
+    uint64_t capacity, used;
+    if (status != SUCCESS)
+        return status;
+    card_memory((int)dv, &capacity, &used);
+    *bytes += used;
+    return SUCCESS;
+}
+
+HF_EXPORT uint32_t rsmi_dev_busy_percent_get(uint32_t dv, uint32_t *percent)
+{
+    uint64_t told = 0;
+    uint32_t status = percent == NULL ? INVALID_ARGS : number(dv, "utilization", &told);
+    if (status == SUCCESS)
+        *percent = (uint32_t)told + card_utilization((int)dv) > 100 ? 100 : (uint32_t)told + card_utilization((int)dv);
+    return status;
+}
+
 HF_EXPORT uint32_t rsmi_dev_memory_busy_percent_get(uint32_t dv, uint32_t *percent) { NUMBER(dv, "memory_utilization", percent); }
 
 HF_EXPORT uint32_t rsmi_dev_temp_metric_get(uint32_t dv, uint32_t sensor, int metric, int64_t *millicelsius)
@@ -246,6 +265,11 @@ HF_EXPORT uint32_t rsmi_compute_process_info_get(process_t *processes, uint32_t 
             if (sscanf(item, "%u:%u", &pid, &used) == 2 && processes != NULL && found < *count)
                 processes[found] = (process_t){.pid = pid, .vram = (uint64_t)used << 20};
         }
+        struct card_user users[MAX_USERS];
+        unsigned ours = card_users(dv, users, MAX_USERS);
+        for (unsigned i = 0; i < ours && i < MAX_USERS; i++, found++)
+            if (processes != NULL && found < *count)
+                processes[found] = (process_t){.pid = users[i].host_pid, .vram = users[i].bytes};
     }
     status = processes != NULL && found > *count ? INSUFFICIENT_SIZE : SUCCESS;
     *count = found;
