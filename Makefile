@@ -79,6 +79,10 @@ bench: venv ## the three benchmarks; figures and budgets stand in docs/benchmark
 	$(BIN)/python -m benchmarks.agent
 	$(BIN)/python -m benchmarks.plugins
 
+.PHONY: bench-interceptor
+bench-interceptor: venv ## what the interceptor costs and how well it holds (8 minutes; best on a quiet machine), as in docs/benchmarks.md
+	$(BIN)/python -m benchmarks.interceptor
+
 .PHONY: wheels
 wheels: venv ## sdist and wheel of the core, the interceptor SDK and of each vendor, in build/dist
 	for project in . interceptors $(VENDORS:%=vendors/%); do $(BIN)/python -m build --no-isolation --outdir build/dist $$project || exit 1; done
