@@ -62,9 +62,21 @@ static bool read_object(const struct dl_phdr_info *info, struct object *object) 
     return true;
 }
 
+/*
+ * strcmp by our own hand: a sanitizer's runtime looks its string functions up through our dlsym before its own strcmp, which
+ * ours would be bound to, can be called.
+ */
+static bool same(const char *one, const char *other) {
+    while (*one != 0 && *one == *other) {
+        one++;
+        other++;
+    }
+    return *one == *other;
+}
+
 static bool is_it(const struct object *object, uint32_t index, const char *name) {
     const ElfW(Sym) *symbol = &object->symbols[index];
-    return symbol->st_shndx != SHN_UNDEF && (symbol->st_info & 15) == STT_FUNC && strcmp(object->strings + symbol->st_name, name) == 0 &&
+    return symbol->st_shndx != SHN_UNDEF && (symbol->st_info & 15) == STT_FUNC && same(object->strings + symbol->st_name, name) &&
            (object->versions == NULL || (object->versions[index] & VERSION_HIDDEN) == 0);
 }
 
@@ -130,7 +142,7 @@ static int search_object(struct dl_phdr_info *info, size_t size, void *context) 
         return 0;
     }
     for (const char *const *soname = search->sonames; *soname != NULL; soname++) {
-        if (strcmp(object.soname, *soname) == 0) {
+        if (same(object.soname, *soname)) {
             const ElfW(Sym) *symbol = object.gnu_hash != NULL ? by_gnu_hash(&object, search->name)
                                       : object.hash != NULL   ? by_hash(&object, search->name)
                                                               : NULL;

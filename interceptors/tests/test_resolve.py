@@ -167,6 +167,13 @@ def test_an_allocator_that_asks_for_the_next_malloc_does_not_come_round(toys: To
     assert toys.run("handle", "resolver", preload=preload) == "1002 1002 4 -1\n1001 1002 1003 1006 5 -1"
 
 
+@pytest.mark.parametrize("runtime", ["libasan.so", "libtsan.so"])
+def test_a_sanitizers_runtime_that_starts_before_libc_starts_with_us(toys: Toys, runtime: str) -> None:
+    library = Path(subprocess.run(["gcc", f"-print-file-name={runtime}"], capture_output=True, text=True, check=True).stdout.strip())
+    assert library.is_absolute(), f"gcc brings no {runtime}"
+    assert toys.run(program=Path("/bin/true"), preload=(library, toys.front)) == ""
+
+
 def test_what_others_look_up_is_the_same_with_and_without_us(toys: Toys) -> None:
     assert toys.run("unrelated", "plugin:unrelated") == toys.run("unrelated", "plugin:unrelated", preload=())
 
