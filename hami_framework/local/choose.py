@@ -20,11 +20,14 @@ from hami_framework.model import (
     Owner,
     PodGrant,
     PodRequest,
+    Rejection,
     ResourceRequest,
     Selector,
     Value,
 )
 from hami_framework.plugins import Registry
+
+SHARE = "share"
 
 
 class Wanted(Value, frozen=True, kw_only=True):
@@ -60,19 +63,28 @@ def choose(registry: Registry, inventory: Inventory, held: Iterable[PodGrant], w
         raise ConfigError(f"device {twice} is named twice: once is enough; for more devices of a vendor say --count")
     ids = tuple(dict.fromkeys(device.id for devices in named for device in devices))
     count = wanted.count or max(1, len(wanted.devices))
-    request = DeviceRequest(count=count, memory_bytes=wanted.memory_bytes, core_percent=wanted.core_percent)
-    asked = ResourceRequest(resource=_resource(registry, vendors), request=request, selector=Selector(vendors=tuple(vendors), use_ids=ids))
-    pod = PodRequest(uid=owner.uid, namespace=owner.namespace, name=owner.name, containers=(ContainerRequest(name=ledger.CONTAINER, requests=(asked,)),))
     engine = Engine(registry.partition, policies=registry.policies())
     engine.set_inventory(inventory)
     for grant in held:
         if grant.owner.uid != owner.uid:
             engine.observe(grant)
-    answer = engine.reserve(pod, inventory.node)
-    if isinstance(answer, PodGrant):
-        return msgspec.structs.replace(answer, owner=owner)
-    lines = dict.fromkeys(sentence(msgspec.structs.replace(one, container=None, resource=None)) for one in answer)
+    refused: Sequence[Rejection] = ()
+    for mode in _modes(wanted, inventory.devices):
+        request = DeviceRequest(count=count, memory_bytes=wanted.memory_bytes, core_percent=wanted.core_percent, mode=mode)
+        asked = ResourceRequest(resource=_resource(registry, vendors), request=request, selector=Selector(vendors=tuple(vendors), use_ids=ids))
+        container = ContainerRequest(name=ledger.CONTAINER, requests=(asked,))
+        answer = engine.reserve(PodRequest(uid=owner.uid, namespace=owner.namespace, name=owner.name, containers=(container,)), inventory.node)
+        if isinstance(answer, PodGrant):
+            return msgspec.structs.replace(answer, owner=owner)
+        refused = answer
+    lines = dict.fromkeys(sentence(msgspec.structs.replace(one, container=None, resource=None)) for one in refused)
     raise ConfigError("this machine cannot give that: " + "; ".join(lines) + ". `hami ps` shows who holds what")
+
+
+def _modes(wanted: Wanted, devices: Sequence[Device]) -> tuple[str | None, ...]:
+    """Amounts are exact in a plain share, and rounded up to a template in a partition: the share first, where there is one."""
+    amounts = wanted.memory_bytes is not None or wanted.core_percent is not None
+    return (SHARE, None) if amounts and any(device.device_class.mode(SHARE) for device in devices) else (None,)
 
 
 def _resource(registry: Registry, vendors: set[str]) -> str:

@@ -213,6 +213,9 @@ static enum hami_verdict reserve(int device, uint32_t flags, uint64_t least, uin
     bool advisory = (gate & HAMI_GATE_ADVISORY) != 0;
     const struct hami_policy_device *policy = hami_device_policy(device);
     if (HAMI_UNLIKELY(policy == NULL)) {
+        if ((gate & HAMI_GATE_USABLE) != 0 && !advisory) {
+            hami_say_once("no record", "a device that this container was not granted is refused");
+        }
         return advisory ? HAMI_OK : HAMI_REFUSED; /* to advise is never to refuse: then it is not counted either */
     }
     if ((policy->flags & HAMI_DEVICE_FLAG_OVERSUBSCRIBE) == 0) {

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 
 HAMI = [sys.executable, "-c", "from hami_framework.cli.main import main; main()"]
 MIB = 1 << 20
+LIMIT_GIB = 4
 
 CUDA = """
 driver = ctypes.CDLL("libcuda.so.1")
@@ -85,17 +86,15 @@ class Played:
     machine: str
     program: str
     out_of_memory: int
-    limit_gib: int
-    """4 GiB are asked; the smallest vNPU has 16."""
     context_blocks: int = 0
     """Of 256 MiB: what a context takes first."""
 
 
 VENDORS = [
-    pytest.param(Played("nvidia", "dgx-a100-80g", CUDA, 2, 4, 2), id="nvidia"),
-    pytest.param(Played("hygon", "k100-ai", HIP, 2, 4), id="hygon"),
-    pytest.param(Played("ascend", "atlas-800t-a2", ASCEND, 207001, 16), id="ascend"),
-    pytest.param(Played("cambricon", "mlu370-x8", CNDRV, 100100, 4), id="cambricon"),
+    pytest.param(Played("nvidia", "dgx-a100-80g", CUDA, 2, 2), id="nvidia"),
+    pytest.param(Played("hygon", "k100-ai", HIP, 2), id="hygon"),
+    pytest.param(Played("ascend", "atlas-800t-a2", ASCEND, 207001), id="ascend"),
+    pytest.param(Played("cambricon", "mlu370-x8", CNDRV, 100100), id="cambricon"),
 ]
 
 
@@ -116,7 +115,7 @@ def test_a_program_is_held_to_its_part_of_a_device_and_seen(state: Path, played:
     package = Path(importlib.import_module(f"hami_{played.device}").__file__ or "").parent
     assert (package / "lib" / f"libhami_{played.device}.so").is_file(), "make native builds it"
     environment = {**os.environ, "HAMI_STATE_DIR": str(state), "XDG_STATE_HOME": str(state / "home"), "COLUMNS": "200"}
-    place = ["--device", f"{played.device}:1", "--machine", played.machine, "--memory", "4GiB"]
+    place = ["--device", f"{played.device}:1", "--machine", played.machine, "--memory", f"{LIMIT_GIB}GiB"]
     command = [*HAMI, "run", *place, "--", sys.executable, "-c", PROGRAM.format(driver=played.program)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -128,9 +127,9 @@ def test_a_program_is_held_to_its_part_of_a_device_and_seen(state: Path, played:
         said = json.loads(line)
         assert said["code"] == played.out_of_memory
         assert said["seen"] == 1, "the driver shows the program its own device only"
-        assert 4 * played.limit_gib - played.context_blocks <= said["blocks"] <= 4 * played.limit_gib
+        assert 4 * LIMIT_GIB - played.context_blocks <= said["blocks"] <= 4 * LIMIT_GIB
         (row,) = ps(state, environment)
-        assert row["memory_limit_bytes"] == played.limit_gib * 1024 * MIB
+        assert row["memory_limit_bytes"] == LIMIT_GIB * 1024 * MIB
         assert row["memory_used_bytes"] >= said["blocks"] * 256 * MIB
         process.stdin.write("\n")
         process.stdin.flush()

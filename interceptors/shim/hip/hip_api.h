@@ -45,7 +45,7 @@ enum { hipMemLocationTypeDevice = 1, hipMemHandleTypePosixFileDescriptor = 1, hi
 enum { hipMemPoolAttrReservedMemCurrent = 5, hipMemPoolAttrUsedMemCurrent = 7 };
 enum { hipGraphMemAttrReservedMemCurrent = 2 };
 enum { hipGraphNodeTypeGraph = 4, hipGraphNodeTypeMemAlloc = 10 };
-enum { hipStreamCaptureStatusNone = 0 };
+enum { hipStreamCaptureStatusNone = 0, hipStreamCaptureModeRelaxed = 2 };
 
 /* -- structs that we look into -------------------------------------------------------------------------------------- */
 

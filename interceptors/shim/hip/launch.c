@@ -11,9 +11,28 @@ bool hip_may_wait(void *stream) {
     return capturing((hipStream_t)stream, &status) == hipSuccess && status == hipStreamCaptureStatusNone;
 }
 
+/* While any thread captures in the global mode, only a thread that has declared itself relaxed may make or ask an event; else that capture ends. */
+static void exchange_mode(int *mode) {
+    hipThreadExchangeStreamCaptureMode_fn exchange = hip_real_hipThreadExchangeStreamCaptureMode();
+    if (exchange == NULL || exchange(mode) != hipSuccess) *mode = -1;
+}
+
+static int relax(void) {
+    int mode = hipStreamCaptureModeRelaxed;
+    exchange_mode(&mode);
+    return mode;
+}
+
+static void restore(int mode) {
+    if (mode >= 0) exchange_mode(&mode);
+}
+
 static bool event_create(void **event) {
     hipEventCreateWithFlags_fn create = hip_real_hipEventCreateWithFlags();
-    return create != NULL && create((hipEvent_t *)event, 0) == hipSuccess;
+    int mode = relax();
+    bool made = create != NULL && create((hipEvent_t *)event, 0) == hipSuccess;
+    restore(mode);
+    return made;
 }
 
 static bool event_record(void *event, void *stream) {
@@ -23,7 +42,10 @@ static bool event_record(void *event, void *stream) {
 
 static bool event_done(void *event) {
     hipEventQuery_fn query = hip_real_hipEventQuery();
-    return query != NULL && query((hipEvent_t)event) == hipSuccess;
+    int mode = relax();
+    bool done = query != NULL && query((hipEvent_t)event) == hipSuccess;
+    restore(mode);
+    return done;
 }
 
 static bool event_elapsed_ns(void *from, void *to, uint64_t *ns) {
