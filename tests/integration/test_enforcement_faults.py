@@ -123,6 +123,7 @@ def test_a_device_of_no_record_is_refused(folder: Path) -> None:
     gpu.uuid = GONE
     done = (box := Box(folder, gpu)).run(gpu.taker, 1, 32)
     assert json.loads(done.stdout)["code"] == NOT_PERMITTED
+    assert done.stderr.count("a device that this container was not granted is refused") == 1
     assert box.gpu.high_water(box.grant) == 0
 
 
