@@ -109,6 +109,25 @@ print(time.monotonic() - start >= 0.1)
     assert play(text) == "True"
 
 
+def test_on_a_virtual_clock_an_hour_of_kernels_takes_no_time(play: Play, machine: Path) -> None:
+    machine.write_text(MACHINE.replace("[machine]\n", "[machine]\nclock = virtual\n"))
+    text = """
+module, kernel, begin, end, took = c.c_void_p(), c.c_void_p(), c.c_void_p(), c.c_void_p(), c.c_float()
+ok(cu.cuModuleLoadData(c.byref(module), b"code"))
+ok(cu.cuModuleGetFunction(c.byref(kernel), module, b"spin_600000ms"))
+for event in (begin, end): ok(cu.cuEventCreate(c.byref(event), 0))
+ok(cu.cuEventRecord(begin, stream))
+for _ in range(6): ok(cu.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, None, None))
+ok(cu.cuEventRecord(end, stream))
+assert cu.cuEventQuery(end) == 600
+ok(cu.cuStreamSynchronize(stream))
+ok(cu.cuEventQuery(end))
+ok(cu.cuEventElapsedTime(c.byref(took), begin, end))
+print(round(took.value))
+"""
+    assert play(text) == "3600000"
+
+
 def test_the_card_knows_containers_and_sweeps_the_dead(play: Play, machine: Path) -> None:
     play("alloc(10 << 20)", HAMI_GRANT="uid/first")
     play("alloc(20 << 20); alloc(5 << 30)", HAMI_GRANT="uid/second")

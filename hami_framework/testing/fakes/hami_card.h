@@ -16,7 +16,8 @@
  *     slow_ms = N                                          every admission takes that long
  *     utilization_window_ms = 200, utilization_lag_ms = 100
  *
- * and of `[machine]`: `host_pid_offset`, what a host's PID is above the one the process sees.
+ * and of `[machine]`: `host_pid_offset`, what a host's PID is above the one the process sees; `clock = virtual` when the card
+ * is made: time stands still until somebody waits for a kernel, and then is there at once.
  */
 #ifndef HAMI_CARD_H
 #define HAMI_CARD_H
@@ -86,6 +87,7 @@ struct card {
     uint32_t version, ready;
     pthread_mutex_t mutex;
     uint64_t swept; /* processes whose memory was taken back */
+    uint64_t clock; /* the virtual time, shared by all processes; 0: the real clock */
     char containers[CARD_CONTAINERS][192];
     struct card_process processes[CARD_PROCESSES];
     struct card_device devices[CARD_DEVICES];
@@ -96,9 +98,13 @@ HF_SHARED int card_slot = -1;    /* this process's own slot … */
 HF_SHARED int64_t card_slot_pid; /* … and the process it was claimed by: after a fork it is another */
 HF_SHARED pthread_mutex_t card_once = PTHREAD_MUTEX_INITIALIZER;
 
+/* ns: CLOCK_MONOTONIC, or the card's own clock where the machine file says `clock = virtual`: that stands still until somebody waits. */
 static inline uint64_t card_now(void)
 {
     struct timespec now;
+    uint64_t own = card_shared == NULL ? 0 : __atomic_load_n(&card_shared->clock, __ATOMIC_RELAXED);
+    if (own != 0)
+        return own;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
@@ -114,6 +120,7 @@ static inline void card_initialise(struct card *card)
     pthread_mutex_init(&card->mutex, &attributes);
     pthread_mutexattr_destroy(&attributes);
     snprintf(card->containers[0], sizeof card->containers[0], "-");
+    card->clock = strcmp(hf_str("machine", -1, "clock", "real"), "virtual") == 0 ? 1 : 0;
     card->version = CARD_VERSION;
     card->ready = 1;
 }
@@ -133,8 +140,6 @@ static inline struct card *card_map(const char *path)
             map = mmap(NULL, sizeof(struct card), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
         if (map != MAP_FAILED && !((struct card *)map)->ready)
             card_initialise(map);
-        lock.l_type = F_UNLCK; /* closing would not: the mapping keeps the description, and with it the lock, for the life of the process */
-        (void)fcntl(file, F_OFD_SETLKW, &lock);
     }
     lock.l_type = F_UNLCK; /* by hand: the mapping keeps the open file, and with it the lock */
     (void)fcntl(file, F_OFD_SETLKW, &lock);

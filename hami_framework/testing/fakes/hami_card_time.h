@@ -176,9 +176,15 @@ static inline unsigned card_users(int index, struct card_user *users, unsigned r
     return found;
 }
 
-/* Sleep until a moment of card_now(). */
+/* Sleep until a moment of card_now(); a virtual clock is moved there instead, and never back. */
 static inline void card_wait(uint64_t until)
 {
+    uint64_t own = card_shared == NULL ? 0 : __atomic_load_n(&card_shared->clock, __ATOMIC_RELAXED);
+    while (own != 0 && own < until)
+        if (__atomic_compare_exchange_n(&card_shared->clock, &own, until, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+            return;
+    if (own != 0)
+        return;
     struct timespec deadline = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &deadline, NULL) == EINTR)
         ;
