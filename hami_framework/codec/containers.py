@@ -35,11 +35,11 @@ def read_container(place: Place, catalog: ResourceCatalog, annotations: Annotati
 
 
 def by_family(items: Iterable[Spelled]) -> tuple[Group, ...]:
-    """One group for each family of names, in the order written."""
+    """One group for each family of names, by the name of its count: members of a JSON object have no order, and renaming one moves it."""
     groups: dict[str, list[Spelled]] = {}
     for item in items:
         groups.setdefault(item.meaning.family.names.count, []).append(item)
-    return tuple(tuple(group) for group in groups.values())
+    return tuple(tuple(groups[count]) for count in sorted(groups))
 
 
 def counts_devices(group: Group) -> bool:
