@@ -179,7 +179,7 @@ rtError_t fake_rtEventDestroy(rtEvent_t event) {
     return ACL_RT_SUCCESS;
 }
 rtError_t fake_rtEventRecord(rtEvent_t event, rtStream_t stream) {
-    fh_record(event, stream);
+    fh_record(current, event, stream);
     return ACL_RT_SUCCESS;
 }
 rtError_t fake_rtEventQueryStatus(rtEvent_t event, int *status) {

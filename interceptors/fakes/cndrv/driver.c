@@ -239,8 +239,9 @@ CNresult fake_cnDestroyNotifier(CNnotifier notifier) {
     return CN_SUCCESS;
 }
 CNresult fake_cnPlaceNotifier(CNnotifier notifier, CNqueue queue) {
-    fh_record((struct fh_event *)notifier, (struct fh_stream *)queue);
-    return CN_SUCCESS;
+    CNresult result = bound();
+    if (result == CN_SUCCESS) fh_record(current->device, (struct fh_event *)notifier, (struct fh_stream *)queue);
+    return result;
 }
 CNresult fake_cnQueryNotifier(CNnotifier notifier) { return ((struct fh_event *)notifier)->time <= card_now() ? CN_SUCCESS : CN_ERROR_NOT_READY; }
 CNresult fake_cnWaitNotifier(CNnotifier notifier) {

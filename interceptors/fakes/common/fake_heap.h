@@ -347,9 +347,8 @@ static inline void fh_wait(struct fh_stream *stream) {
     fh_default_pools_trim();
 }
 
-static inline void fh_record(struct fh_event *event, struct fh_stream *stream) {
-    uint64_t now = card_now(), tail = __atomic_load_n(&(stream == NULL ? &fh_default_stream : stream)->tail, __ATOMIC_RELAXED);
-    event->time = tail > now ? tail : now;
+static inline void fh_record(int device, struct fh_event *event, struct fh_stream *stream) {
+    event->time = card_mark(fh_visible(device), __atomic_load_n(&(stream == NULL ? &fh_default_stream : stream)->tail, __ATOMIC_RELAXED));
 }
 
 #endif

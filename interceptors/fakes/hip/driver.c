@@ -332,7 +332,7 @@ hipError_t fake_hipEventDestroy(hipEvent_t event) {
     return hipSuccess;
 }
 hipError_t fake_hipEventRecord(hipEvent_t event, hipStream_t stream) {
-    fh_record((struct fh_event *)event, (struct fh_stream *)stream);
+    fh_record(current, (struct fh_event *)event, (struct fh_stream *)stream);
     return hipSuccess;
 }
 hipError_t fake_hipEventQuery(hipEvent_t event) { return ((struct fh_event *)event)->time <= card_now() ? hipSuccess : hipErrorNotReady; }
