@@ -78,6 +78,6 @@ def test_the_programs_of_the_readme_get_what_it_shows() -> None:
         command = [sys.executable, "-c", "from hami_framework.cli.main import main; main()", words[0], "--state-dir", state, *words[1:]]
         done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=150, check=False)
     if "libcuda.so.1" in done.stderr:
-        pytest.skip("the fake CUDA driver was not built: the interceptor SDK is not installed")
+        pytest.fail("the fake CUDA driver was not built: is the interceptor SDK installed? `make venv` does it")
     lines = done.stdout.splitlines()
     assert (lines[:2], lines[-1], done.stderr.splitlines()[-1], done.returncode) == (shown[1:3], shown[-2], shown[-1], 1)

@@ -189,7 +189,7 @@ async def test_two_real_programs_share_a_device_and_only_the_greedy_one_is_refus
     machines = registry.machines()
     libraries = await asyncio.to_thread(build_libraries, machines["dgx-a100-40g"][1])
     if not (libraries / "libcuda.so.1").exists():
-        pytest.skip("the fake CUDA driver was not built: the interceptor SDK is not installed")
+        pytest.fail("the fake CUDA driver was not built: is the interceptor SDK installed? `make venv` does it")
     examples = Path(__file__).parents[2] / "examples" / "demo"
     nodes = parse_nodes({"nodes": [{"name": "dgx-1", "machine": "dgx-a100-40g"}]}, machines)
     async with Cluster(nodes, build=build_libraries, allow=["nvidia"], registry=registry) as cluster:
