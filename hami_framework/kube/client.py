@@ -30,7 +30,7 @@ from hami_framework.kube import credentials as credentials_module
 from hami_framework.kube import warnings
 from hami_framework.kube.credentials import Authorization, Credentials
 from hami_framework.kube.errors import TOO_MANY_REQUESTS, ApiError, KubeError, TransportError, from_answer
-from hami_framework.kube.watch import WatchStream
+from hami_framework.kube.watch import LARGEST_READ, WatchStream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +44,12 @@ READ_ATTEMPTS = 4
 BACKOFF_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 10.0
 """A longer Retry-After is the caller's to wait for."""
+
+WHOLE_ANSWER_SECONDS = 60.0
+"""An answer that drips in must end some time: no single receive is late, and yet the whole never comes."""
+
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""Seconds, seconds, probes (tcp(7)): a machine that vanished without a word is noticed after 30 s, as client-go's HTTP/2 pings do."""
 
 IDLE_SECONDS = 60.0
 """The API server closes idle HTTP/1.1 connections after 3 minutes (`IdleTimeout` in apiserver's serve.go)."""
@@ -72,6 +78,7 @@ class KubeClient:
         timeout_seconds: float = 10.0,
         threads: int = 16,
         user_agent: str = "hami-framework",
+        read_attempts: int = READ_ATTEMPTS,
         on_warning: Callable[[str], None] | None = None,
     ) -> None:
         """`timeout_seconds` bounds each connect, send and receive; `threads` bounds how many `call`s run at once.
@@ -79,6 +86,9 @@ class KubeClient:
         `on_warning` is told what the API server wants a person to read beside its answers.
         """
         self.timeout_seconds = timeout_seconds
+        self.dated: tuple[str, float] | None = None
+        """The `Date` header of the last answer, and our own clock (`time.time()`) when it came."""
+        self._read_attempts = read_attempts
         self._on_warning = on_warning
         self._user_agent = user_agent
         self._lock = threading.Lock()
@@ -105,9 +115,9 @@ class KubeClient:
         whole.get("metadata", {}).pop("continue", None)
         return whole
 
-    def create(self, path: str, body: Object, query: Mapping[str, str] | None = None) -> Object:
-        """POST to a collection or a subresource."""
-        return _parsed(self.request("POST", path, query, body))
+    def create(self, path: str, body: Object, query: Mapping[str, str] | None = None, *, before_sending: Callable[[], None] | None = None) -> Object:
+        """POST to a collection or a subresource. `before_sending` is called once connected; if it raises, nothing is sent."""
+        return _parsed(self.request("POST", path, query, body, before_sending=before_sending))
 
     def replace(self, path: str, body: Object) -> Object:
         """PUT a whole object; with `metadata.resourceVersion` it is refused (409) when somebody else wrote in between."""
@@ -128,9 +138,12 @@ class KubeClient:
 
     def watch(self, path: str, query: Mapping[str, str], read_deadline_seconds: float) -> WatchStream:
         """Open a watch on a connection of its own; silence longer than the deadline raises TransportError from the stream."""
-        connection = self._connect(read_deadline_seconds)
+        connection = self._connect(self.timeout_seconds)
         url = self._url(path, {**query, "watch": "1"})
         try:
+            # Connecting has the short deadline: an API server that comes back is not to be missed for the length of a watch's silence.
+            connection.connect()
+            connection.sock.settimeout(read_deadline_seconds)
             connection.request("GET", url, headers=self._headers())
             response = connection.getresponse()
             if response.status != 200:
@@ -141,15 +154,23 @@ class KubeClient:
         return WatchStream(connection, response, what=f"watch {url}")
 
     def request(
-        self, method: str, path: str, query: Mapping[str, str] | None = None, body: object = None, content_type: str = JSON, *, accept: str = JSON
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        content_type: str = JSON,
+        *,
+        accept: str = JSON,
+        before_sending: Callable[[], None] | None = None,
     ) -> bytes:
         """Any request; the answer's body. Reads are repeated up to 4 times, waiting as the server says or with jittered backoff."""
         url = self._url(path, query)
         payload = None if body is None else msgspec.json.encode(body)
-        attempts = READ_ATTEMPTS if method in ("GET", "HEAD") else 1
+        attempts = self._read_attempts if method in ("GET", "HEAD") else 1
         for attempt in range(1, attempts + 1):
             try:
-                return self._once(method, url, payload, content_type, accept)
+                return self._once(method, url, payload, content_type, accept, before_sending)
             except KubeError as error:
                 wait = _wait_before_retry(error, attempt)
                 if attempt == attempts or wait is None:
@@ -195,20 +216,27 @@ class KubeClient:
             headers["Authorization"] = authorization
         return headers
 
-    def _once(self, method: str, url: str, payload: bytes | None, content_type: str, accept: str) -> bytes:
+    def _once(self, method: str, url: str, payload: bytes | None, content_type: str, accept: str, before_sending: Callable[[], None] | None = None) -> bytes:
         connection = self._take()
-        connected = False
+        reused = connected = connection.sock is not None
         try:
-            if connection.sock is None:
+            if not connected:
                 connection.connect()
             connected = True
-            connection.request(method, url, payload, self._headers(content_type if payload is not None else None, accept))
+            headers = self._headers(content_type if payload is not None else None, accept)
+            if before_sending is not None:
+                before_sending()
+            connection.request(method, url, payload, headers)
             response = connection.getresponse()
-            body = response.read()
+            body = _whole(response)
         except BaseException as error:
             _abort(connection)
+            if reused:
+                self._drop_idle()  # the others went the same way, and each would cost a timeout of its own
             raise _transport_error(error, method, url, self.credentials.server, sent=connected) from error
         self._put_back(connection, response)
+        if date := response.getheader("Date"):
+            self.dated = (date, time.time())
         if self._on_warning is not None:
             for text in warnings.texts(response.headers.get_all("Warning") or ()):
                 self._on_warning(text)
@@ -232,7 +260,7 @@ class KubeClient:
             self._authorization = Authorization(stale)
             return
         try:
-            fresh = credentials_module.load(stale.kubeconfig)
+            fresh = credentials_module.load(stale.kubeconfig, stale.context)
         except ConfigError as error:
             _log.warning("the API server no longer accepts our credentials, and resolving them again failed: %s", error)
             return
@@ -242,8 +270,9 @@ class KubeClient:
 
     def _connect(self, timeout_seconds: float) -> http.client.HTTPConnection:
         host = cast(str, self._server.hostname)
+        connection: http.client.HTTPConnection
         if self._ssl is None:
-            connection = http.client.HTTPConnection(host, self._server.port, timeout=timeout_seconds)
+            connection = _Connection(host, self._server.port, timeout=timeout_seconds)
         else:
             connection = _TlsConnection(host, self._server.port, timeout_seconds, self._ssl, self.credentials.tls_server_name or host)
         return connection
@@ -274,6 +303,14 @@ class KubeClient:
             connection.close()
 
 
+class _Connection(http.client.HTTPConnection):
+    """Plain HTTP that notices when the other machine is gone."""
+
+    def connect(self) -> None:
+        super().connect()
+        keep_alive(self.sock)
+
+
 class _TlsConnection(http.client.HTTPSConnection):
     """HTTPS whose certificate is checked against `server_name`, which a kubeconfig may set apart from the address."""
 
@@ -283,7 +320,30 @@ class _TlsConnection(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         http.client.HTTPConnection.connect(self)
+        keep_alive(self.sock)
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel ask whether the other side is still there."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _whole(response: http.client.HTTPResponse) -> bytes:
+    """The body, within `WHOLE_ANSWER_SECONDS`. Raises TimeoutError, and what `http.client` raises for a body cut short."""
+    began, parts, missing = time.monotonic(), [], response.length
+    with response:  # read1() leaves an answer of known length open, and then the connection could not be used again
+        while data := response.read1(LARGEST_READ):
+            parts.append(data)
+            if missing is not None:
+                missing -= len(data)
+            if time.monotonic() - began > WHOLE_ANSWER_SECONDS:
+                raise TimeoutError(f"the answer was not complete after {WHOLE_ANSWER_SECONDS:.0f} s")
+    if missing:  # unlike read(), read1() takes an early end for the end
+        raise http.client.IncompleteRead(b"".join(parts), missing)
+    return b"".join(parts)
 
 
 def _readable(sock: socket.socket) -> bool:

@@ -4,7 +4,7 @@
 In a pod the service account's files are read here. A kubeconfig (with exec plugins, auth providers, files or inline
 data) is resolved by the official `kubernetes` package, which knows all of that. Importing it costs some 0.3 s and tens
 of MB, so it happens in a child process that prints the result as JSON and ends; no long-lived process ever imports it.
-The child is this module: `python -m hami_framework.kube.credentials [KUBECONFIG]`.
+The child is this module: `python -m hami_framework.kube.credentials [KUBECONFIG [CONTEXT]]`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Credentials(Value, frozen=True, kw_only=True):
     tls_server_name: str | None = None
     kubeconfig: str | None = None
     """The file this was resolved from; it is resolved again when the API server answers 401."""
+    context: str | None = None
+    """The context of that file, where another than its current one was asked for."""
 
     def __repr__(self) -> str:
         return f"Credentials(server={self.server!r}, kubeconfig={self.kubeconfig!r})"
@@ -85,14 +87,15 @@ class Authorization:
         return self._header
 
 
-def load(kubeconfig: str | None = None) -> Credentials:
+def load(kubeconfig: str | None = None, context: str | None = None) -> Credentials:
     """Credentials from this kubeconfig; None: the pod's service account where there is one, else `$KUBECONFIG` or `~/.kube/config`.
 
-    Raises ConfigError naming the file and the problem. Blocks while the child runs (about half a second): call it in a thread.
+    `context`: that one of the kubeconfig instead of its current one. Raises ConfigError naming the file and the problem.
+    Blocks while the child runs (about half a second): call it in a thread.
     """
-    if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
+    if kubeconfig is None and context is None and "KUBERNETES_SERVICE_HOST" in os.environ:
         return in_cluster()
-    return _resolve_in_child(kubeconfig)
+    return _resolve_in_child(kubeconfig, context)
 
 
 def in_cluster(directory: Path = SERVICE_ACCOUNT) -> Credentials:
@@ -107,10 +110,10 @@ def in_cluster(directory: Path = SERVICE_ACCOUNT) -> Credentials:
     return Credentials(server=f"https://{host}:{port}", ca_pem=ca_pem, token_file=str(directory / "token"))
 
 
-def _resolve_in_child(kubeconfig: str | None) -> Credentials:
+def _resolve_in_child(kubeconfig: str | None, context: str | None = None) -> Credentials:
     """Run this module in a child process and read its answer."""
     where = kubeconfig or "the default kubeconfig"
-    command = [sys.executable, "-m", "hami_framework.kube.credentials", *([kubeconfig] if kubeconfig else [])]
+    command = [sys.executable, "-m", "hami_framework.kube.credentials", kubeconfig or "", context or ""]
     try:
         child = subprocess.run(command, capture_output=True, timeout=RESOLVE_TIMEOUT_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
@@ -124,13 +127,13 @@ def _resolve_in_child(kubeconfig: str | None) -> Credentials:
         raise ConfigError(f"{where}: the resolver printed something else than credentials: {error}") from error
 
 
-def _resolve_here(kubeconfig: str | None) -> Credentials:
+def _resolve_here(kubeconfig: str | None, context: str | None = None) -> Credentials:
     """What the child does: let the `kubernetes` package read the file, then turn its file names into PEM texts."""
     from kubernetes.client import Configuration
     from kubernetes.config import load_kube_config
 
     configuration: Any = Configuration()
-    load_kube_config(config_file=kubeconfig, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
+    load_kube_config(config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
     if configuration.proxy:
         raise ConfigError(f"{kubeconfig}: proxy-url is not supported; reach the API server directly")
     return Credentials(
@@ -142,6 +145,7 @@ def _resolve_here(kubeconfig: str | None) -> Credentials:
         insecure=not configuration.verify_ssl,
         tls_server_name=getattr(configuration, "tls_server_name", None),
         kubeconfig=kubeconfig,
+        context=context,
     )
 
 
@@ -151,7 +155,7 @@ def _read(path: str | None) -> str | None:
 
 def _in_words(error: Exception, arguments: list[str]) -> str:
     """The `kubernetes` package says the same of a missing file and of an empty one, and stumbles over text that is no kubeconfig."""
-    if arguments and not any(Path(name).exists() for name in arguments[0].split(os.pathsep)):
+    if arguments and arguments[0] and not any(Path(name).exists() for name in arguments[0].split(os.pathsep)):
         return "there is no such file"
     if isinstance(error, TypeError | AttributeError | KeyError):
         return f"this is no kubeconfig ({type(error).__name__}: {error})"
@@ -160,7 +164,8 @@ def _in_words(error: Exception, arguments: list[str]) -> str:
 
 def _main(arguments: list[str]) -> int:
     try:
-        credentials = _resolve_here(arguments[0] if arguments else None)
+        kubeconfig, context = (*(argument or None for argument in arguments), None, None)[:2]
+        credentials = _resolve_here(kubeconfig, context)
     except Exception as error:  # the child's whole report: the parent puts it into a ConfigError with the file's name
         print(_in_words(error, arguments).replace("\n", " "), file=sys.stderr)
         return 1

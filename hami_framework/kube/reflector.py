@@ -36,6 +36,12 @@ READ_DEADLINE_SECONDS = 90.0
 """Longer than the API server's bookmark interval of about a minute: silence beyond it is a dead connection."""
 BACKOFF_SECONDS = (0.2, 30.0)
 """First and longest wait after a failure; doubled in between, less a random part of up to half."""
+HURRIED_SECONDS = 1.0
+"""Longest wait after a failure while somebody waits for a fresh picture."""
+LONGEST_RETRY_AFTER_SECONDS = 60.0
+"""A proxy that says "in a day" must not keep the picture stale for a day."""
+CATCH_UP_SECONDS = 0.3
+"""How long `refresh` waits for the watch before it lists: on a busy collection the next event proves it fresh."""
 SHORTEST_WATCH_SECONDS = 1.0
 """A watch that ends sooner, with no event, counts as a failure (as in client-go), or we would ask again in a tight loop."""
 
@@ -115,6 +121,12 @@ class Reflector(Generic[T]):
         self._page_size = page_size
         self._known: dict[tuple[str, str], Metadata] = {}
         self._resource_version: str | None = None
+        self._stream: WatchStream | None = None
+        self._lists_asked = self._lists_done = 0
+        self._broken_off = False
+        self._progress = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._expired = False
         # A thread of its own: a watch blocks it all the time, and the client's threads must stay free for calls.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reflector")
 
@@ -123,22 +135,60 @@ class Reflector(Generic[T]):
         failures = 0
         try:
             while True:
-                began = time.monotonic()
+                began, events = time.monotonic(), self.stats.events
                 try:
-                    if self._resource_version is None:
+                    while self._resource_version is None or self._lists_done < self._lists_asked:
                         await self._list()
                     await self._watch()
                     failures = 0
                 except KubeError as error:
-                    failures = 1 if self.stats.last_contact > began else failures + 1
+                    if self._broken_off:
+                        continue
+                    # A list alone is no success: a server that lists but watches nothing would be asked for everything five times a second.
+                    worked = self.stats.events > events or time.monotonic() - began > self._read_deadline_seconds
+                    failures = 1 if worked else failures + 1
                     await self._recover(error, failures)
         finally:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def refresh(self) -> None:
+        """Return once the picture holds everything that was written before this call. Raises KubeError when the API server does not say.
+
+        A list without resourceVersion is answered as of now (Kubernetes documentation, "Resource versions"), and versions of
+        one collection are ordered numbers (KEP-5504). If the watch has not come that far soon, the collection is listed again:
+        on a quiet one nothing comes that would prove it fresh.
+        """
+        newest = (await self._client.call(self._client.get, self._path, {"limit": "1"}))["metadata"]["resourceVersion"]
+
+        def fresh() -> bool:
+            return self._resource_version is not None and int(self._resource_version) >= int(newest)
+
+        try:
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                await self._until(fresh)
+            return
+        except TimeoutError:
+            self._lists_asked += 1
+        self._wake.set()  # the API server has just answered: whoever waits for it to come back need wait no more
+        number = self._lists_asked
+        if self._stream is not None:
+            self._broken_off = True
+            await self._client.call(self._stream.close)
+        await self._until(lambda: self._lists_done >= number)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._progress.wait()
+
+    def _progressed(self) -> None:
+        self._progress, progress = asyncio.Event(), self._progress
+        progress.set()
 
     # -- list ---------------------------------------------------------------------------------------------------
 
     async def _list(self) -> None:
         """Read the whole collection in pages and tell the handlers what differs from what is known."""
+        asked, self._broken_off = self._lists_asked, False
         query = {"limit": str(self._page_size), **self._selectors}
         seen: set[tuple[str, str]] = set()
         while True:
@@ -153,7 +203,9 @@ class Reflector(Generic[T]):
             self._forget(key)
         self.stats.lists += 1
         self._resource_version = page.metadata.resource_version
+        self._lists_done = asked
         self.synced.set()
+        self._progressed()
 
     def _page(self, query: Mapping[str, str]) -> _Page:
         body = self._client.request("GET", self._path, query)
@@ -170,11 +222,14 @@ class Reflector(Generic[T]):
         async with self._open() as stream:
             self.stats.watches += 1
             self.stats.last_contact = time.monotonic()
+            if self._lists_done < self._lists_asked:
+                return  # asked for while the watch was being opened
             while (batch := await self._in_thread(stream.batch)) is not None:
                 self.stats.last_contact = time.monotonic()
                 for event in batch:
                     self._apply(event)
-        if events == self.stats.events and time.monotonic() - began < SHORTEST_WATCH_SECONDS:
+                self._progressed()
+        if events == self.stats.events and time.monotonic() - began < SHORTEST_WATCH_SECONDS and not self._broken_off:
             raise TransportError(f"watch {self._path}: ended at once and without an event", sent=True)
 
     @asynccontextmanager
@@ -192,9 +247,11 @@ class Reflector(Generic[T]):
             # The thread may still be connecting: what it opens is closed as soon as it is there.
             opening.add_done_callback(lambda done: None if done.cancelled() or done.exception() else done.result().close())
             raise
+        self._stream = stream
         try:
             yield stream
         finally:
+            self._stream = None
             stream.close()
 
     def _apply(self, event: WatchEvent) -> None:
@@ -242,13 +299,23 @@ class Reflector(Generic[T]):
         if isinstance(error, ApiError):
             # Any complaint about the watch itself is best answered by a fresh list; unlike 410 it is worth a word.
             self._resource_version = None
-        if isinstance(error, ApiError) and error.status == GONE and failures == 1:
+        # After other trouble, 410 is a server's first word that it is back. One that says nothing else must not be asked in a tight loop.
+        again, self._expired = self._expired and failures > 1, isinstance(error, ApiError) and error.status == GONE
+        if self._expired and not again:
             _log.info("%s: resourceVersion expired; listing again", self._path)
             return
         first, most = self._backoff_seconds
-        wait = error.retry_after_seconds or min(most, first * 2 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
+        asked = min(error.retry_after_seconds or 0.0, LONGEST_RETRY_AFTER_SECONDS)
+        if self._lists_done < self._lists_asked:
+            most = min(most, HURRIED_SECONDS)
+        wait = asked or min(most, first * 2 ** min(failures - 1, 16)) * random.uniform(0.5, 1.0)
         _log.warning("%s: %s; again in %.1f s", self._path, error, wait)
-        await asyncio.sleep(wait)
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
 
     async def _in_thread(self, function: Callable[..., R], *args: Any) -> R:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
