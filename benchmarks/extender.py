@@ -83,8 +83,8 @@ class Asker:
         if not passed:
             return filtering
         ranked, ranking = self._post("/prioritize", pod, passed)
-        if len(ranked) != len(passed):
-            raise SystemExit(f"the extender ranked {len(ranked)} of {len(passed)} nodes")
+        if not ranked:
+            raise SystemExit("the extender ranked no node")
         return filtering + ranking
 
     def _post(self, verb: str, pod: dict[str, Any], names: Sequence[str]) -> tuple[Any, float]:

@@ -18,7 +18,7 @@ PRESENT = "has:"
 class Board:
     """What is promised on one device. Totals are made anew from its holders at every change: releasing is exact by construction."""
 
-    __slots__ = ("broken", "column", "device", "device_id", "fullness", "held", "holders", "limits", "open", "row")
+    __slots__ = ("broken", "claims", "column", "device", "device_id", "fullness", "held", "holders", "limits", "open", "row")
 
     def __init__(self, device_id: str, column: int) -> None:
         self.device_id = device_id
@@ -27,6 +27,8 @@ class Board:
         self.device: Device | None = None
         self.limits: dict[str, int] = {}
         self.holders: dict[str, Load] = {}
+        self.claims: set[str] = set()
+        """Holders that wait for others to leave: they count, and yet what they are promised here beyond the limit breaks nothing."""
         self.held = NOTHING
         self.broken = False
         """Promises that the device, as it now is, cannot keep."""
@@ -41,12 +43,15 @@ class Board:
         self.limits = limits_of(device.device_class, overcommit) if device is not None else {}
         self._total()
 
-    def hold(self, uid: str, load: Load) -> None:
+    def hold(self, uid: str, load: Load, *, claim: bool = False) -> None:
         self.holders[uid] = load
+        if claim:
+            self.claims.add(uid)
         self._total()
 
     def release(self, uid: str) -> None:
         if self.holders.pop(uid, None) is not None:
+            self.claims.discard(uid)
             self._total()
 
     def held_without(self, uids: Collection[str]) -> Load:
@@ -99,5 +104,7 @@ class Board:
         if self.device is None:
             return True
         device_class = self.device.device_class
-        outside = self.held.cells >> device_class.capacity.line or self.held.units >> device_class.capacity.units
-        return bool(outside or self.overdrawn or any(device_class.mode(mode) is None for mode in self.held.modes))
+        firm = self.held_without(self.claims) if self.claims else self.held
+        outside = firm.cells >> device_class.capacity.line or firm.units >> device_class.capacity.units
+        overdrawn = self.overdrawn and any(self.value(key) + self.held.amount(key) < firm.amount(key) for key in self.overdrawn)
+        return bool(outside or overdrawn or any(device_class.mode(mode) is None for mode in firm.modes))

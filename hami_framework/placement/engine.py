@@ -8,14 +8,14 @@ the cluster for one pod, and no cost depends on how many pods are resident.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hami_framework.model import Inventory, PodGrant, PodRequest, Reason, Rejection
 from hami_framework.placement import preemption, reports
-from hami_framework.placement.explain import no_inventory, node_rejections
+from hami_framework.placement.explain import no_inventory, node_rejections, silent
 from hami_framework.placement.fleet import Fleet
 from hami_framework.placement.granting import grant_on, owner_of
 from hami_framework.placement.ledger import Entry, EntryState, Ledger
@@ -72,6 +72,10 @@ class Engine:
             self._known = None
             self._fleet.forget_devices(name)
 
+    def set_silent(self, nodes: Collection[str]) -> None:
+        """Exactly these nodes have not been heard of for too long: nothing new goes there, what is there stays."""
+        self._fleet.silence(frozenset(nodes))
+
     def observe(self, grant: PodGrant, priority: int = 0) -> None:
         """A committed grant seen in the cluster: a fact, counted even where it exceeds a device (then it is reported)."""
         self._ledger.put(Entry(grant, EntryState.COMMITTED, priority))
@@ -92,16 +96,27 @@ class Engine:
         if pod.empty:
             return Verdict(list(asked.names), [], None, {}, {}, _never_refused)
         former = self._ledger.drop(pod.uid)
+        aside = self._ledger.nominated_below(pod.priority)
+        for entry in aside:
+            self._ledger.drop(entry.grant.owner.uid)
+        taken: frozenset[tuple[str, str]] = frozenset()
         try:
             standing = self._standing(pod)
             verdict, best = self._verdict(standing, asked)
             self._remember(pod)
+            if former is not None and former.state is EntryState.NOMINATED and best is not None:
+                former = None  # it comes for what was held, or has found another place
             firm = former is not None and former.state is not EntryState.TENTATIVE
             if best is not None and not firm:
-                self._ledger.put(Entry(grant_on(pod, standing, best), EntryState.TENTATIVE, pod.priority, now))
+                grant = grant_on(pod, standing, best)
+                taken = _places(grant)
+                self._ledger.put(Entry(grant, EntryState.TENTATIVE, pod.priority, now))
         finally:
             if former is not None and former.state is not EntryState.TENTATIVE:
                 self._ledger.put(former)
+            for entry in aside:
+                if not taken & _places(entry.grant):  # else it is overtaken: nothing is held any more
+                    self._ledger.put(entry)
         return verdict
 
     def prioritize(self, uid: str, nodes: Sequence[str], now: float = 0.0) -> dict[str, int]:
@@ -135,12 +150,15 @@ class Engine:
             if entry.grant.node == node:
                 return entry.grant
             return (Rejection(reason=Reason.REQUEST_CONFLICT, wanted=node, free=entry.grant.node, message=f"the pod is already bound to {entry.grant.node}"),)
-        if entry is not None and entry.grant.node == node and self._keepable(entry.grant):
+        held = entry if entry is not None and entry.state is EntryState.NOMINATED else None
+        if entry is not None and held is None and entry.grant.node == node and self._keepable(entry.grant):
             grant = entry.grant
         else:
             self._ledger.drop(pod.uid)
             chosen = self._choose(pod, node)
             if not isinstance(chosen, PodGrant):
+                if held is not None:
+                    self._ledger.put(held)
                 return chosen
             grant = chosen
         self._ledger.put(Entry(grant, EntryState.RESERVED, pod.priority))
@@ -176,10 +194,89 @@ class Engine:
         found = {}
         for node, given in candidates.items():
             column = self._fleet.columns.get(node)
-            victims = preemption.victims(standing, self._ledger, column, pod, given) if column is not None else None
+            if column is None or self._fleet.silent[column]:
+                continue
+            victims = preemption.victims(standing, self._ledger, column, pod, given)
             if victims is not None:
                 found[node] = victims
         return found
+
+    def room(
+        self, pod: PodRequest, node: str, *, leaving: Collection[str] = (), spared: Callable[[Collection[str]], Collection[str]] = lambda uids: ()
+    ) -> preemption.Room | None:
+        """Whom to evict from this node so that the pod fits (`preemption.room`); None when that would not help."""
+        standing, column = self._standing(pod), self._fleet.columns.get(node)
+        if column is None or self._fleet.silent[column] or standing.plan.refusals or pod.empty:
+            return None
+        return preemption.room(standing, self._ledger, column, pod, leaving=leaving, spared=spared)
+
+    def nominate(self, pod: PodRequest, node: str, without: Collection[str]) -> PodGrant | None:
+        """Hold for the pod what it fits into once these owners are gone, until it comes, `forget` or `denominate`. None when it would not fit."""
+        former = self._ledger.get(pod.uid)
+        if former is not None and former.state in (EntryState.RESERVED, EntryState.COMMITTED):
+            return None
+        standing, column = self._standing(pod), self._fleet.columns.get(node)
+        lesser = [entry.grant.owner.uid for entry in self._ledger.nominated_below(pod.priority)]
+        gone = (pod.uid, *lesser, *without)
+        if column is None or standing.plan.refusals or standing.search(column, gone).run() is None:
+            return None
+        grant = grant_on(pod, standing, column, gone)
+        for entry in self._ledger.nominated_below(pod.priority):
+            if _places(entry.grant) & _places(grant):
+                self._ledger.drop(entry.grant.owner.uid)
+        self._ledger.put(Entry(grant, EntryState.NOMINATED, pod.priority))
+        return grant
+
+    def nominated(self, uid: str) -> str | None:
+        """The node on which something is held for this pod."""
+        entry = self._ledger.get(uid)
+        return entry.grant.node if entry is not None and entry.state is EntryState.NOMINATED else None
+
+    def denominate(self, uid: str) -> None:
+        """Hold nothing for the pod any more."""
+        if self.nominated(uid) is not None:
+            self._ledger.drop(uid)
+
+    def fitting(self, pods: Iterable[tuple[PodRequest, Collection[str] | None]], most: int) -> list[str]:
+        """Which of these pods, in this order, would fit now, each beside the ones before it, on one of its nodes (None: any). Nothing is kept."""
+        placed: list[str] = []
+        kept: list[Entry] = []
+        hopeless: set[tuple[object, ...]] = set()
+        try:
+            for pod, nodes in pods:
+                shape = _shape(pod)
+                own = self._ledger.get(pod.uid)
+                if pod.empty or (own is None and shape in hopeless) or (own is not None and own.state is not EntryState.NOMINATED):
+                    continue
+                if own is not None:
+                    kept.append(own)
+                    self._ledger.drop(pod.uid)
+                standing = self._standing(pod)
+                columns = np.flatnonzero(standing.feasible)
+                if not len(columns) and own is None:
+                    hopeless.add(shape)
+                if nodes is not None and len(columns):
+                    columns = columns[[name in nodes for name in self._fleet.names[columns]]]
+                if not len(columns):
+                    continue
+                self._ledger.put(Entry(grant_on(pod, standing, first_ranked(standing, columns)), EntryState.TENTATIVE, pod.priority))
+                placed.append(pod.uid)
+                if len(placed) >= most:
+                    break
+        finally:
+            for uid in placed:
+                self._ledger.drop(uid)
+            for entry in kept:
+                self._ledger.put(entry)
+        return placed
+
+    def least_important(self) -> dict[str, int]:
+        """Node → the lowest priority of what is committed there: who looks for victims need not look anywhere else."""
+        lowest: dict[str, int] = {}
+        for entry in self._ledger:
+            if entry.state is EntryState.COMMITTED and entry.priority < lowest.get(entry.grant.node, entry.priority + 1):
+                lowest[entry.grant.node] = entry.priority
+        return lowest
 
     # -- what there is to know ----------------------------------------------------------------------------------
 
@@ -249,6 +346,8 @@ class Engine:
         column = self._fleet.columns.get(node)
         if column is None:
             return (no_inventory(node),)
+        if self._fleet.silent[column]:
+            return (silent(node),)
         search = standing.search(column)
         search.run()
         return node_rejections(node, standing.plan, standing.code(column), search)
@@ -275,6 +374,9 @@ class Engine:
 
     def _keepable(self, grant: PodGrant) -> bool:
         """Whether every device of a tentative grant can still keep it."""
+        column = self._fleet.columns.get(grant.node)
+        if column is not None and self._fleet.silent[column]:
+            return False
         return all(self._fleet.board(grant.node, device.device_id).open for container in grant.containers for device in container.devices)
 
     def _choose(self, pod: PodRequest, node: str) -> PodGrant | tuple[Rejection, ...]:
@@ -288,6 +390,11 @@ class Engine:
 def _shape(pod: PodRequest) -> tuple[object, ...]:
     """What pods have in common that are alike in everything but their names."""
     return pod.containers, pod.node_policy, pod.device_policy, pod.isolation
+
+
+def _places(grant: PodGrant) -> frozenset[tuple[str, str]]:
+    """The devices of a grant, each with its node."""
+    return frozenset((grant.node, device.device_id) for container in grant.containers for device in container.devices)
 
 
 def _scaled(values: Floats) -> list[int]:

@@ -15,6 +15,11 @@ def no_inventory(node: str) -> Rejection:
     return Rejection(reason=Reason.NO_INVENTORY, wanted=node, hint="is the node agent running there?")
 
 
+def silent(node: str) -> Rejection:
+    """The node's agent has stopped, or has not renewed its sign of life."""
+    return Rejection(reason=Reason.NODE_SILENT, wanted=node, hint="is the node up, and the node agent running there?")
+
+
 def node_rejections(node: str, plan: Plan, code: Reason, search: Search) -> tuple[Rejection, ...]:
     """Why this node was refused; the first rejection carries `code`. `search` is one that has just failed there."""
     if code is Reason.NO_INVENTORY:

@@ -60,6 +60,9 @@ class Fleet:
         self.grids: dict[str, Ints] = {key: np.zeros((1, 16), dtype=np.int64) for key in (*PLAIN, UNITS)}
         self.node_used = np.zeros((len(PLAIN), 16))
         self.node_capacity = np.zeros((len(PLAIN), 16))
+        self.silent: Bools = np.zeros(16, dtype=bool)
+        """Columns of nodes that have not been heard of for too long: nothing new goes there."""
+        self._silent_names: frozenset[str] = frozenset()
         self._log: list[int] = []
         self._log_base = 0
         self._order: NDArray[np.intp] | None = None
@@ -159,6 +162,7 @@ class Fleet:
             self._grow(rows=self._depth, columns=self.width + 1)
             self.width += 1
             self.names[found] = node
+            self.silent[found] = node in self._silent_names
             self.boards.append({})
             self.rows.append([])
             self.layouts.append(-1)
@@ -206,6 +210,15 @@ class Fleet:
             column = self.columns[node]
             self._clear(column)
             self._settle(column)
+
+    def silence(self, nodes: frozenset[str]) -> None:
+        """Exactly these nodes are silent. Costs one mark and one look again for each node that differs."""
+        for node in nodes ^ self._silent_names:
+            column = self.columns.get(node)
+            if column is not None:
+                self.silent[column] = node in nodes
+                self._touch(column)
+        self._silent_names = nodes
 
     def changed(self, boards: Iterable[Board]) -> None:
         """These boards' holders changed: write their cells."""
@@ -292,6 +305,7 @@ class Fleet:
         self.owners, self.modes, self.cells = _enlarged(self.owners, shape), _enlarged(self.modes, shape), _enlarged(self.cells, shape)
         self.grids = {key: _enlarged(grid, shape) for key, grid in self.grids.items()}
         self.node_used, self.node_capacity = (_enlarged(array, (len(PLAIN), shape[1])) for array in (self.node_used, self.node_capacity))
+        self.silent = np.concatenate((self.silent, np.zeros(max(shape[1] - len(self.silent), 0), dtype=bool)))
         names: NDArray[Any] = np.full(shape[1], None, dtype=object)
         names[: len(self.names)] = self.names
         self.names = names

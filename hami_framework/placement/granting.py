@@ -13,10 +13,10 @@ def owner_of(pod: PodRequest) -> Owner:
     return Owner(kind="pod", uid=pod.uid, namespace=pod.namespace, name=pod.name)
 
 
-def grant_on(pod: PodRequest, standing: Standing, column: int) -> PodGrant:
-    """The exact devices on a node that was found feasible in the same state."""
+def grant_on(pod: PodRequest, standing: Standing, column: int, without: tuple[str, ...] = ()) -> PodGrant:
+    """The exact devices on a node that was found feasible in the same state (`without`: if these owners were gone)."""
     node = str(standing.fleet.names[column])
-    search = standing.search(column)
+    search = standing.search(column, without)
     pieces = search.run()
     if pieces is None:
         raise AssertionError(f"node {node} was found feasible for pod {pod.uid} but no devices can be chosen: a bug in placement")

@@ -147,11 +147,14 @@ def _by_device(containers: Iterable[ContainerGrant]) -> dict[str, list[Load]]:
 
 
 def limits_of(device_class: DeviceClass, overcommit: Overcommit = NO_OVERCOMMIT) -> dict[str, int]:
-    """How much of each dimension a device of this class may promise. A mode or profile that is missing here has no limit."""
-    capacity = device_class.capacity
+    """How much of each dimension a device of this class may promise. A mode or profile that is missing here has no limit.
+
+    `overcommit` is for nodes whose agent has published no terms of its own.
+    """
+    capacity, terms = device_class.capacity, device_class.terms
     limits = {
-        MEMORY: capacity.memory_bytes * overcommit.memory_percent // 100,
-        CORES: capacity.core_percent * overcommit.core_percent // 100,
+        MEMORY: capacity.memory_bytes * (terms.memory_percent or overcommit.memory_percent) // 100,
+        CORES: capacity.core_percent * (terms.core_percent or overcommit.core_percent) // 100,
         SHARES: capacity.shares,
         UNITS: capacity.units,
     }

@@ -52,9 +52,9 @@ class Standing:
             self.feasible = np.zeros(fleet.width, dtype=bool)
             self.score = np.zeros(fleet.width)
             self._codes = np.full(fleet.width, _UNKNOWN, dtype=np.int8)
-            self._judge(fleet.all)
+            self._look(fleet.all)
         elif len(changed):
-            self._judge(changed)
+            self._look(changed)
 
     def code(self, column: int) -> Reason:
         """The reason that stands for a refused column; made for all refused columns when the first is asked for.
@@ -86,6 +86,11 @@ class Standing:
         return Search(self.plan, rows, self.fleet.class_of[: len(rows), column].tolist(), without)
 
     # -- feasibility --------------------------------------------------------------------------------------------
+
+    def _look(self, columns: Columns) -> None:
+        """Judge by the devices; where the node is silent they do not matter."""
+        self._judge(columns)
+        self.feasible[columns] &= ~self.fleet.silent[: self.fleet.width][columns]
 
     def _judge(self, columns: Columns) -> None:
         fleet, plan = self.fleet, self.plan
@@ -178,6 +183,8 @@ class Standing:
         codes = np.full(len(columns), _UNKNOWN, dtype=np.int8)
         if self.plan.refusals:
             codes[:] = _number(self.plan.refusals[0].reason)
+        else:
+            codes[self.fleet.silent[columns]] = _number(Reason.NODE_SILENT)
         for index in range(len(self.plan.needs)):
             for reason, lacking in self._stages(index, columns):
                 codes[(codes == _UNKNOWN) & lacking] = _number(reason)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -20,11 +21,12 @@ from hami_framework.codec.grants import GRANT_ANNOTATION, encode_grant
 from hami_framework.codec.words import summary
 from hami_framework.kube.client import KubeClient, path
 from hami_framework.kube.errors import ApiError, KubeError
+from hami_framework.kube.writer import Writer
 from hami_framework.model import PodGrant, PodRequest
 from hami_framework.placement.engine import Engine
 from hami_framework.scheduler.metrics import Metrics
 
-SERVER_SECONDS = 5
+SERVER_SECONDS = 3
 """`?timeout=` of the POST: after this the API server gives the request up (`WithRequestDeadline` in k8s.io/apiserver)."""
 
 SETTLE_SECONDS = SERVER_SECONDS + 1.0
@@ -36,6 +38,16 @@ ANSWER_SECONDS = 4.0
 LOOK_AGAIN_SECONDS = (0.1, 5.0)
 
 _log = logging.getLogger(__name__)
+
+
+class NotLeading(KubeError):
+    """Nothing was sent: this extender could not be sure to lead until the end of it."""
+
+    outcome_unknown = False
+
+
+def _no_fence() -> None:
+    """The only extender there is may always write."""
 
 
 class Seen(StrEnum):
@@ -87,7 +99,12 @@ class Binder:
         self, engine: Engine, client: KubeClient, metrics: Metrics, *, settle_seconds: float = SETTLE_SECONDS, answer_seconds: float = ANSWER_SECONDS
     ) -> None:
         self._engine, self._client, self._metrics = engine, client, metrics
+        self._writer = Writer(client)
         self._settle_seconds, self._answer_seconds = settle_seconds, answer_seconds
+        self.fence: Callable[[], None] = _no_fence
+        """Called right before a Binding is sent; raises NotLeading when it must not be."""
+        self.on_freed: Callable[[str], None] = lambda why: None
+        """Called when a reservation came to nothing, so that others may have the place."""
         self._attempts: dict[str, _Attempt] = {}
         self._tasks: set[asyncio.Task[str]] = set()
 
@@ -129,18 +146,25 @@ class Binder:
             attempt.seen = Seen.GONE
             attempt.news.set()
 
+    async def drain(self, seconds: float) -> bool:
+        """Wait for the bindings under way to be decided; False when one is not in this time."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)
+        return not self._attempts
+
     async def stop(self) -> None:
         """Give up finding out: a successor rebuilds from what the pods say."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._writer.close()
 
     async def _carry_out(self, attempt: _Attempt) -> str:
         """Send the Binding once, then decide or find out."""
         target = attempt.target
         url = path("pods", namespace=target.namespace, name=target.name, subresource="binding")
         try:
-            await self._client.call(self._client.create, url, _binding(attempt), {"timeout": f"{SERVER_SECONDS}s"})
+            await self._writer.create(url, _binding(attempt), {"timeout": f"{SERVER_SECONDS}s"}, before_sending=self.fence)
         except KubeError as error:
             return await self._after_failure(attempt, error)
         return self._decide(attempt, Seen.BOUND, "")
@@ -196,6 +220,7 @@ class Binder:
         self._metrics.bindings.labels("refused").inc()
         # Bound elsewhere: the watch has told, or will tell, the engine what the pod holds there; only our reservation goes.
         self._engine.rollback(uid)
+        self.on_freed("a binding failed")
         return f"{attempt.target}: {seen.value}: {problem}"
 
 

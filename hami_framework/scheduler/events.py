@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events on pods: the words that do not fit into FailedNodes. A pod is told once per kind of trouble, not once per retry.
 
+That holds over restarts and over several extenders: an event's name is made from what it says, so that the API server itself refuses
+the second of a kind (409) for as long as it keeps the first (an hour by default, `--event-ttl`).
 Events are a courtesy: they wait in a bounded queue, are written one after the other, and one that fails is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import Literal
-from uuid import uuid4
 
 from hami_framework.kube.client import KubeClient, Object, path
-from hami_framework.kube.errors import KubeError
+from hami_framework.kube.errors import ApiError, KubeError
 from hami_framework.scheduler.metrics import Metrics
 
 COMPONENT = "hami-scheduler"
 LONGEST_MESSAGE = 1024
 """The API server refuses a longer `message` (events validation, core/v1)."""
+LONGEST_NAME = 230
+"""Of 253 (DNS subdomain): the rest is what tells events of one pod apart."""
 QUEUE_LENGTH = 1000
 REMEMBERED_PODS = 20_000
 
@@ -46,7 +50,7 @@ class EventWriter:
         if len(self._told) > REMEMBERED_PODS:
             self._told.popitem(last=False)
         try:
-            self._queue.put_nowait(_event(pod, kind, reason, message))
+            self._queue.put_nowait(_event(pod, kind, reason, message, same))
         except asyncio.QueueFull:
             self._metrics.events_lost.inc()
             return
@@ -68,18 +72,27 @@ class EventWriter:
             try:
                 await self._client.call(self._client.create, path("events", namespace=event["metadata"]["namespace"]), event)
             except KubeError as error:
+                if isinstance(error, ApiError) and error.conflict:
+                    self._unwritten -= 1
+                    continue  # told before, perhaps by another life of ours
                 self._metrics.events_lost.inc()
                 _log.warning("event %r on pod %s was not written: %s", event["reason"], event["involvedObject"]["name"], error)
             self._unwritten -= 1
 
 
-def _event(pod: tuple[str, str, str], kind: str, reason: str, message: str) -> Object:
+def _digest(uid: str, reason: str, same: Hashable) -> str:
+    """The same for the same thing, in every process: sets have no order of their own."""
+    words = sorted(map(str, same)) if isinstance(same, frozenset) else same
+    return hashlib.sha256(repr((uid, reason, words)).encode()).hexdigest()[:16]
+
+
+def _event(pod: tuple[str, str, str], kind: str, reason: str, message: str, same: Hashable) -> Object:
     namespace, name, uid = pod
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"namespace": namespace, "name": f"{name}.{uuid4().hex[:16]}"},
+        "metadata": {"namespace": namespace, "name": f"{name[:LONGEST_NAME]}.{_digest(uid, reason, same)}"},
         "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": name, "uid": uid},
         "type": kind,
         "reason": reason,

@@ -24,8 +24,15 @@ class Metrics:
         )
         self.bad_objects = Counter("hami_extender_bad_objects", "Grants and inventories that could not be read.", ["kind"], registry=self.registry)
         self.events_lost = Counter("hami_extender_events_lost", "Events that could not be written.", registry=self.registry)
+        self.hints = Counter("hami_extender_hints", "Waiting pods that kube-scheduler was told to try again.", registry=self.registry)
+        self.evictions = Counter(
+            "hami_extender_evictions", "Evictions for devices: evicted, refused (by a disruption budget).", ["outcome"], registry=self.registry
+        )
+        self.waiting = Gauge("hami_extender_waiting_pods", "Pods that were refused everywhere and wait.", registry=self.registry)
+        self.silent = Gauge("hami_extender_silent_nodes", "Nodes whose agent has stopped or gives no sign of life.", registry=self.registry)
         self.undecided = Gauge("hami_extender_undecided_bindings", "Bindings under way or with an unknown outcome.", registry=self.registry)
         self.synced = Gauge("hami_extender_synced", "1 once all watched collections were read completely.", registry=self.registry)
+        self.leading = Gauge("hami_extender_leading", "1 while this extender is the one that answers (with --leader-elect).", registry=self.registry)
         self.watch_failures = Gauge("hami_extender_watch_failures", "Failed lists and watches, by collection.", ["collection"], registry=self.registry)
 
     def page(self) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from hami_framework.errors import FormatError, InvalidRequest, Unavailable
@@ -50,7 +51,23 @@ class Extender:
         metrics: Metrics,
     ) -> None:
         self.ready = False
-        """Set once the engine has the whole cluster: before that every answer would be wrong."""
+        """Set once the engine has the whole cluster, and while this extender leads: else every answer would be wrong."""
+        self.warm = False
+        """Set once the engine has the whole cluster, whoever leads."""
+        self.why_not = "it has not read the whole cluster (pods, nodes and inventories) yet"
+        """What an extender that is not ready waits for."""
+        self.leads_when_asked = False
+        """Whether being asked is what makes this extender lead (`--leader-elect=when-asked`)."""
+        self.asked_in_vain: Callable[[], None] = lambda: None
+        """Called when a verb comes while we are not ready."""
+        self.on_refused: Callable[[PodRequest, Mapping[str, Any], float], None] = lambda request, pod, now: None
+        """Called with a pod (as asked, and its JSON) that no node can take now, and the time."""
+        self.on_feasible: Callable[[str], None] = lambda uid: None
+        """Called with the uid of a pod that some node can take."""
+        self.on_offered: Callable[[str], None] = lambda uid: None
+        """Called when the preempt verb showed kube-scheduler a way to make room for this pod."""
+        self.violations: Callable[[Sequence[str]], int] = lambda uids: 0
+        """How many of these owners' evictions would break a disruption budget."""
         self.verdicts = Verdicts()
         self._engine, self._read_pod, self._binder, self._client = engine, read_pod, binder, client
         self._events, self._metrics = events, metrics
@@ -61,7 +78,7 @@ class Extender:
     def filter(self, args: ExtenderArgs) -> FilterResult:
         """Which of the nodes can take the pod. `error` is set when there is no answer yet; kube-scheduler then tries again."""
         if not self.ready:
-            return FilterResult(error="hami-scheduler has not read the whole cluster yet; try again")
+            return FilterResult(error=self._not_now())
         candidates = Candidates(args)
         try:
             request = self._read_pod(args.pod)
@@ -75,7 +92,7 @@ class Extender:
             return FilterResult(error=f"pod {request.namespace}/{request.name}: the outcome of its last binding is not known yet; try again")
         self._remember(request)
         verdict = self._engine.filter(request, candidates.names, time.monotonic())
-        refused = verdict.by_reason()
+        refused = verdict.by_reason() if verdict.refused else {}
         record = Record(
             uid=request.uid,
             namespace=request.namespace,
@@ -86,6 +103,10 @@ class Extender:
             rejections=verdict.rejections,
         )
         self._report(record)
+        if record.feasible:
+            self.on_feasible(request.uid)
+        elif record.asked:
+            self.on_refused(request, args.pod, time.monotonic())
         return candidates.passing(verdict.feasible, *_failed(refused))
 
     def _refuse_everywhere(self, pod: Mapping[str, Any], error: InvalidRequest, candidates: Candidates) -> FilterResult:
@@ -123,10 +144,11 @@ class Extender:
     # -- prioritize, preempt ------------------------------------------------------------------------------------
 
     def prioritize(self, args: ExtenderArgs) -> list[HostPriority]:
-        """Scores 0–10 for the nodes that every filter let through; nodes the engine has no opinion on get 0."""
+        """Scores up to 10 for the nodes that every filter let through. Those left out have 0: kube-scheduler adds up what is there, and takes
+        longer to read a line for each of a thousand nodes than to place a pod."""
         names = Candidates(args).names
         scores = self._engine.scores(args.pod["metadata"]["uid"], names, time.monotonic()) if self.ready else [0] * len(names)
-        return list(map(HostPriority, names, scores))
+        return [HostPriority(name, score) for name, score in compress(zip(names, scores, strict=True), scores)]
 
     def preempt(self, args: PreemptionArgs) -> PreemptionResult:
         """On which candidate nodes the pod would fit without which pods: at least the victims that kube-scheduler chose.
@@ -142,9 +164,18 @@ class Extender:
             return PreemptionResult(meta_victims={})
         if request.empty:
             return PreemptionResult(meta_victims=candidates)
-        chosen = self._engine.preempt(request, {node: [pod.uid for pod in victims.pods or ()] for node, victims in candidates.items()})
+        given = {node: [pod.uid for pod in victims.pods or ()] for node, victims in candidates.items()}
+        chosen = {node: uids for node, uids in self._engine.preempt(request, given).items() if uids}
+        if chosen:
+            self.on_offered(request.uid)
         return PreemptionResult(
-            meta_victims={node: MetaVictims(pods=[MetaPod(uid=uid) for uid in uids], violations=candidates[node].violations) for node, uids in chosen.items()}
+            meta_victims={
+                node: MetaVictims(
+                    pods=[MetaPod(uid=uid) for uid in uids],
+                    violations=candidates[node].violations + self.violations([uid for uid in uids if uid not in given[node]]),
+                )
+                for node, uids in chosen.items()
+            }
         )
 
     # -- bind ---------------------------------------------------------------------------------------------------
@@ -152,7 +183,7 @@ class Extender:
     async def bind(self, args: BindingArgs) -> str:
         """Bind the pod to the node; empty on success, else what went wrong."""
         if not self.ready:
-            return "hami-scheduler has not read the whole cluster yet; try again"
+            return self._not_now()
         target = Target(namespace=args.pod_namespace, name=args.pod_name, uid=args.pod_uid, node=args.node)
         try:
             request = self._requests.get(target.uid) or await self._fetch(target)
@@ -169,6 +200,15 @@ class Extender:
         if request.uid != target.uid:
             raise Unavailable(f"its name now belongs to another pod (uid {request.uid})")
         return request
+
+    def _not_now(self) -> str:
+        self.asked_in_vain()
+        return f"this hami-scheduler does not answer: {self.why_not}; try again"
+
+    @property
+    def answers_when_asked(self) -> bool:
+        """Not leading, but one question away from it."""
+        return self.warm and self.leads_when_asked
 
     # -- what others want to know -------------------------------------------------------------------------------
 

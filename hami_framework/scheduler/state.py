@@ -33,14 +33,21 @@ NEVER_PREEMPTED = sys.maxsize
 ENDED = frozenset({"Succeeded", "Failed"})
 """Pod phases in which containers will never run again (Kubernetes documentation, "Pod Lifecycle")."""
 
+_FORGED = (
+    f"annotation {GRANT_ANNOTATION} stood on the pod before it was bound; only the extender writes it, in the Binding: this one grants nothing. "
+    "Remove it from the pod, or from the template that the pod is made from"
+)
+
 _log = logging.getLogger(__name__)
 
 
-class _PodMeta(msgspec.Struct, gc=False):
+class _PodMeta(msgspec.Struct, rename="camel", gc=False):
     name: str
     namespace: str
     uid: str
     annotations: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
 
 
 class _PodSpec(msgspec.Struct, rename="camel", gc=False):
@@ -48,8 +55,9 @@ class _PodSpec(msgspec.Struct, rename="camel", gc=False):
     priority: int | None = None
 
 
-class _PodStatus(msgspec.Struct, gc=False):
+class _PodStatus(msgspec.Struct, rename="camel", gc=False):
     phase: str = ""
+    start_time: str | None = None
 
 
 class PodView(msgspec.Struct, gc=False):
@@ -76,6 +84,9 @@ class Listener:
     def pod_gone(self, namespace: str, name: str, uid: str) -> None:
         """The pod was deleted or has ended."""
 
+    def freed(self, why: str) -> None:
+        """What was held or out of order may be had now."""
+
 
 class ClusterState:
     """Feeds the engine. `run` follows the cluster until cancelled; `synced` is set when all three lists are complete."""
@@ -86,6 +97,8 @@ class ClusterState:
         self._inventories: dict[str, Inventory] = {}
         self._held: dict[str, set[str]] = {}
         self._reported: dict[str, str] = {}
+        self._forged: dict[str, str] = {}
+        """Pods that had a grant before they were bound, by UID: somebody else wrote it, and it stays worthless on any node."""
         pods: Reflector[PodView] = Reflector(
             client, path("pods"), on_upsert=self._pod, on_delete=self._pod_deleted, decode=msgspec.json.Decoder(PodView).decode, **reflector_options
         )
@@ -119,13 +132,18 @@ class ClusterState:
         if pod.status.phase in ENDED:
             self._drop(meta.namespace, meta.name, meta.uid)
             return
+        text = pod.grant_text
         if not pod.spec.node_name:
+            if text is not None:
+                self._forged[meta.uid] = text
+                self._bad_grant(meta, text, FormatError(_FORGED))
             return
         self._listener.pod_bound(pod)
-        text = pod.grant_text
         if text is None:
             return
         try:
+            if self._forged.get(meta.uid) == text:
+                raise FormatError(_FORGED)
             grant = decode_grant(text)
             if (grant.owner.uid, grant.node) != (meta.uid, pod.spec.node_name):
                 raise FormatError(
@@ -133,18 +151,25 @@ class ClusterState:
                     f"on node {pod.spec.node_name}; copied annotations grant nothing: remove it"
                 )
         except FormatError as error:
-            self._report_bad("grant", f"pod {meta.namespace}/{meta.name}", f"{meta.uid} {text}", error)
-            self._events.tell((meta.namespace, meta.name, meta.uid), "Warning", "BadGrant", str(error), same=("bad-grant", text))
+            self._bad_grant(meta, text, error)
             return
         self._engine.observe(grant, pod.spec.priority or 0)
+
+    def _bad_grant(self, meta: _PodMeta, text: str, error: FormatError) -> None:
+        self._report_bad("grant", f"pod {meta.namespace}/{meta.name}", f"{meta.uid} {text}", error)
+        self._events.tell((meta.namespace, meta.name, meta.uid), "Warning", "BadGrant", str(error), same=("bad-grant", text))
 
     def _pod_deleted(self, meta: Metadata) -> None:
         self._drop(meta.namespace, meta.name, meta.uid)
 
     def _drop(self, namespace: str, name: str, uid: str) -> None:
+        self._forged.pop(uid, None)
         self._reported.pop(f"pod {namespace}/{name}", None)
+        held = self._engine.entry(uid) is not None
         self._engine.forget(uid)
         self._listener.pod_gone(namespace, name, uid)
+        if held:
+            self._listener.freed("a pod ended")
 
     # -- nodes and inventories ----------------------------------------------------------------------------------
 
@@ -190,6 +215,7 @@ class ClusterState:
         inventory = self._inventories.get(name)
         if inventory is not None and name in self._nodes:
             self._engine.set_inventory(inventory)
+            self._listener.freed(f"the inventory of {name} changed")
 
     @property
     def inventory_of(self) -> dict[str, Inventory]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from hami_framework.model import Inventory, PodGrant, Value
 from hami_framework.placement.engine import Engine
@@ -15,11 +15,13 @@ class NodeState(Value, frozen=True, kw_only=True):
 
     node: str
     generation: int
+    agent: str
+    """`alive`, `silent`, or `unknown`: its agent gives no signs of life (an older release), the inventory alone speaks for it."""
     devices: tuple[Promise, ...]
 
 
 class OwnerState(Value, frozen=True, kw_only=True):
-    """Who holds something, where, and how firmly: `tentative` (ranked), `reserved` (binding under way), `committed`."""
+    """Who holds something, where, and how firmly: `tentative` (ranked), `nominated` (others make room), `reserved` (binding under way), `committed`."""
 
     uid: str
     namespace: str
@@ -36,11 +38,11 @@ class State(Value, frozen=True, kw_only=True):
     over_commitments: tuple[OverCommitment, ...]
 
 
-def promised(engine: Engine, inventories: Iterable[Inventory]) -> State:
-    """All nodes, by name."""
+def promised(engine: Engine, inventories: Iterable[Inventory], agent: Callable[[str], str]) -> State:
+    """All nodes, by name. `agent`: how the agent of a node is (`NodeState.agent`)."""
     return State(
         nodes=tuple(
-            NodeState(node=inventory.node, generation=inventory.generation, devices=tuple(engine.usage(inventory.node).values()))
+            NodeState(node=inventory.node, generation=inventory.generation, agent=agent(inventory.node), devices=tuple(engine.usage(inventory.node).values()))
             for inventory in sorted(inventories, key=lambda inventory: inventory.node)
         ),
         owners=tuple(_owner(engine, grant) for grant in engine.grants()),

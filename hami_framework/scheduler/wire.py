@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """kube-scheduler's JSON, exactly: `k8s.io/kube-scheduler/extender/v1`, whose Go structs have no tags, so keys are CapitalCase.
 
-`NodeNames` stays raw on the way in: for 5,000 nodes its decoding costs more than the decision, and kube-scheduler often
-sends the same bytes again, so decoded lists are kept by their bytes. The full `Nodes` form (`nodeCacheCapable: false`)
+`NodeNames` stays raw until it is needed. kube-scheduler's filters run in parallel, so the same nodes come in another order
+with every pod: they are read as a set, and equal sets become one and the same list, in the order of the names. Whoever
+is given the list then knows by its identity what looking up thousands of names would tell. The full `Nodes` form (`nodeCacheCapable: false`)
 is answered in that form; its objects are passed through undecoded but for the name.
 """
 
@@ -120,12 +121,12 @@ class _Named(msgspec.Struct):
 
 
 _name_decoder = msgspec.json.Decoder(_Named)
-_names_decoder = msgspec.json.Decoder(list[str] | None)
+_names_decoder = msgspec.json.Decoder(frozenset[str] | None)
 
 
 @functools.lru_cache(maxsize=NAME_LISTS_KEPT)
-def _names(raw: bytes) -> Sequence[str]:
-    return _names_decoder.decode(raw) or []
+def _listed(names: frozenset[str]) -> list[str]:
+    return sorted(names)
 
 
 class Candidates:
@@ -134,7 +135,7 @@ class Candidates:
     def __init__(self, args: ExtenderArgs) -> None:
         self._raw_names = args.node_names
         self._list = args.nodes
-        self.names = _names(bytes(args.node_names)) or [_name_decoder.decode(item).metadata.name for item in self._items]
+        self.names = _listed(_names_decoder.decode(args.node_names) or frozenset()) or [_name_decoder.decode(item).metadata.name for item in self._items]
 
     @property
     def _items(self) -> Sequence[msgspec.Raw]:

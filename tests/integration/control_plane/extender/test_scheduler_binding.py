@@ -37,7 +37,8 @@ async def test_filter_asks_the_api_server_nothing(api: Any, cluster: Any) -> Non
     cluster.node("n1")
     pod = cluster.pod("p")
     async with cluster.extender():
-        await cluster.until(lambda: api.count("GET", "watch=1") == 3)
+        watches = len(cluster.scheduler.state.reflectors) + 2  # signs of life, disruption budgets
+        await cluster.until(lambda: api.count("GET", "watch=1") == watches and api.count("GET", "fieldSelector=spec.nodeName") == 1)
         before = len(api.requests)
         for _ in range(10):
             await cluster.filter(pod, ["n1", "n2"])

@@ -129,15 +129,15 @@ async def test_a_pod_is_told_once_for_each_kind_of_trouble(api: Any, cluster: An
     assert any("fell off the bus" in message for message in messages)
 
 
-async def test_prioritize_scores_every_node_from_0_to_10(cluster: Any) -> None:
+async def test_prioritize_scores_up_to_10_and_leaves_zeros_out(cluster: Any) -> None:
     for name in ("n1", "n2", "n3"):
         cluster.node(name)
     async with cluster.extender():
         pod = cluster.pod("p")
         names = (await cluster.filter(pod, ["n1", "n2", "n3"]))["NodeNames"]
         scores = await cluster.ask("prioritize", {"Pod": pod, "NodeNames": [*names, "stranger"]})
-    assert [line["Host"] for line in scores] == ["n1", "n2", "n3", "stranger"]
-    assert all(0 <= line["Score"] <= 10 for line in scores)
+    assert {line["Host"] for line in scores} <= {"n1", "n2", "n3"}
+    assert all(0 < line["Score"] <= 10 for line in scores)
     best = max(line["Score"] for line in scores)
     assert sum(line["Score"] == best for line in scores) == 1, "one node alone stands at the top: kube-scheduler draws among equals"
 

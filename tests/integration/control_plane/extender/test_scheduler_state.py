@@ -64,11 +64,20 @@ async def test_a_bad_grant_is_reported_once_and_counts_for_nothing(api: Any, clu
     assert (event["reason"], event["involvedObject"]["name"]) == ("BadGrant", "bad")
 
 
-async def test_an_annotation_on_a_pod_that_is_not_bound_grants_nothing(cluster: Any) -> None:
+async def test_an_annotation_on_a_pod_that_is_not_bound_grants_nothing_and_its_author_is_told(api: Any, cluster: Any) -> None:
     cluster.node("n1")
-    cluster.granted_pod("forged", "u-forged", "n1", node_name="")
+    forged = cluster.granted_pod("forged", "u-forged", "n1", node_name="")
     async with cluster.extender():
         assert await cluster.promised_mib("n1") == 0
+        await cluster.until(lambda: api.collections.get("events"))
+        # Somebody binds it where the forger guessed that it would go.
+        api.put("pods", {**forged, "spec": {**forged["spec"], "nodeName": "n1"}})
+        cluster.granted_pod("good", "u-good", "n1")
+        await cluster.until(lambda: list(cluster.scheduler.engine.grants()))
+        assert await cluster.promised_mib("n1") == 4096
+    [event] = api.collections["events"].values()
+    assert (event["reason"], event["involvedObject"]["name"]) == ("BadGrant", "forged")
+    assert "stood on the pod before it was bound" in event["message"]
 
 
 async def test_nodes_come_and_go(api: Any, cluster: Any) -> None:
@@ -119,7 +128,7 @@ async def test_what_local_runs_hold_on_a_node_is_counted_while_its_inventory_say
 async def test_410_and_dropped_watches_lose_nothing(api: Any, cluster: Any) -> None:
     cluster.node("n1")
     async with cluster.extender():
-        await cluster.until(lambda: len(api.watch_sockets) == 3)
+        await cluster.until(lambda: len(api.watch_sockets) == len(cluster.scheduler.state.reflectors) + 2)
         api.frozen = True
         cluster.granted_pod("a", "u-a", "n1")
         api.compact()
