@@ -14,9 +14,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+from hami_framework.deviceplugin.single import only_agent
 from hami_framework.errors import ConfigError
 from hami_framework.model import Host
 from hami_framework.worker import WorkerPool
@@ -32,12 +35,17 @@ def parser() -> argparse.ArgumentParser:
     own = argparse.ArgumentParser(prog="hami agent", description="Offer this node's accelerators to kubelet and prepare containers that were granted some.")
     own.add_argument("--node", default=os.environ.get("NODE_NAME"), help="name of this node (default: $NODE_NAME)")
     own.add_argument("--kubeconfig", help="default: the pod's service account")
+    own.add_argument(
+        "--lease-namespace", default=os.environ.get("POD_NAMESPACE") or "hami-system", help="where the node's sign of life is written (%(default)s)"
+    )
     own.add_argument("--kubelet-dir", type=Path, default=Path("/var/lib/kubelet"), help="the directory that holds device-plugins/ (%(default)s)")
     own.add_argument("--pod-resources-socket", type=Path, help="default: pod-resources/kubelet.sock in the kubelet directory")
+    own.add_argument("--register-by", choices=("socket", "watcher"), default="socket", help="kubelet's own socket, or its plugin watcher (%(default)s)")
     own.add_argument("--cdi-dir", type=Path, default=Path("/var/run/cdi"), help="where the container runtime looks for CDI files (%(default)s)")
     own.add_argument("--state-dir", type=Path, default=Path("/var/lib/hami"), help="the agent's own files (%(default)s)")
     own.add_argument("--root", default="/", help="prefix of the host paths that vendor packages read (%(default)s)")
     own.add_argument("--limits-path", default="/run/hami/limits.json", help="where a container sees its limits (%(default)s)")
+    own.add_argument("--settings", type=Path, metavar="FILE", help="the settings file, the extender's too; it takes the place of the flags it has words for")
     own.add_argument("--worker-env", action="append", default=[], metavar="VENDOR:KEY=VALUE", help="environment of one vendor's worker; repeatable")
     own.add_argument("--plugin", action="append", type=Path, default=[], metavar="FILE", help="load a vendor from one file; repeatable")
     own.add_argument("--allow", action="append", metavar="NAME", help="load these vendors only; repeatable")
@@ -51,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--compute-mode", choices=("fixed", "work-conserving"), default="fixed", help="whether idle shares of compute are lent (%(default)s)")
     own.add_argument("--on-bypass", choices=("report", "suspend", "evict"), default="report", help="when a container goes round its interceptor (%(default)s)")
     own.add_argument("--metrics-listen", metavar="HOST:PORT", help="serve Prometheus metrics per container there, e.g. 127.0.0.1:9396 (default: off)")
+    own.add_argument("--clean-up", action="store_true", help="after the agent is gone for good: remove from this node what no pod uses any more, and end")
     own.add_argument("--boot-id-file", type=Path, default=Path("/proc/sys/kernel/random/boot_id"), help=argparse.SUPPRESS)
     own.add_argument("--log-json", action="store_true", help="one JSON object per line on stderr")
     own.add_argument("--verbose", action="store_true", help="log details")
@@ -118,9 +127,52 @@ def set_up_logging(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.DEBUG if options.verbose else logging.INFO, handlers=[handler])
 
 
-async def serve(options: argparse.Namespace, began: float) -> None:
-    """Run the agent until SIGTERM or SIGINT."""
+def check_settings_alone(options: argparse.Namespace) -> None:
+    """What stands in the settings file may not be said by flags as well. Raises ConfigError."""
+    usual = parser().parse_args([])
+    replaced = ("allow", "rename", "vendor_settings", "memory_overcommit_percent", "core_overcommit_percent")
+    if twice := [f"--{name.replace('_', '-')}" for name in replaced if getattr(options, name) != getattr(usual, name)]:
+        raise ConfigError(f"{', '.join(twice)} cannot stand beside --settings: say it in {options.settings}")
+
+
+async def clean_up(options: argparse.Namespace) -> int:
+    """What `--clean-up` does; the exit status."""
+    from hami_framework.deviceplugin import cleanup
+
+    host = Host(node=options.node, root=options.root, state_directory=str(options.state_dir))
+    surroundings = environments(options.worker_env), options.allow, options.plugin
+    return await cleanup.run(options, lambda: WorkerPool(options.state_dir / "workers", host, *surroundings, users=users(options.worker_user)))
+
+
+async def serve_alone(options: argparse.Namespace, began: float) -> bool:
+    """`serve`, once no other agent of this node runs."""
+    async with only_agent(options.state_dir):
+        return await serve(options, began)
+
+
+async def serve(options: argparse.Namespace, began: float) -> bool:
+    """Run the agent until SIGTERM or SIGINT (False), or until other settings hold for this node and it is to begin anew (True)."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="agent"))
+    if options.settings is None:
+        await _serve_pool(options, began, {}, None)
+        return False
+    from hami_framework.deviceplugin import node_settings  # only where there is a file
+
+    check_settings_alone(options)
+    source = node_settings.Source(file=options.settings, node=options.node, kubeconfig=options.kubeconfig, state_directory=options.state_dir)
+    found = await node_settings.first(source)
+    options.allow, options.plugin = found.allow, [*(Path(file) for file in found.files), *options.plugin]
+    log.info("node %s: %s", options.node, found.terms)
+    changed = asyncio.ensure_future(node_settings.changed(source, found))
+    try:
+        await _serve_pool(options, began, {"rename": found.rename, "settings": found.vendors, "terms": found.terms}, changed)
+    finally:
+        changed.cancel()
+    return changed.done() and not changed.cancelled()
+
+
+async def _serve_pool(options: argparse.Namespace, began: float, said: Mapping[str, Any], changed: asyncio.Future[None] | None) -> None:
+    """`said`: what the settings file says, in the pool's own words."""
     host = Host(node=options.node, root=options.root, state_directory=str(options.state_dir))
     pool = WorkerPool(
         options.state_dir / "workers",
@@ -128,18 +180,17 @@ async def serve(options: argparse.Namespace, began: float) -> None:
         environments(options.worker_env),
         options.allow,
         options.plugin,
-        renames(options.rename),
-        settings(options.vendor_settings),
-        users(options.worker_user),
+        users=users(options.worker_user),
+        **{"rename": renames(options.rename), "settings": settings(options.vendor_settings), **said},
     )
     await pool.start()
     try:
-        await _serve_with(pool, options, began)
+        await _serve_with(pool, options, began, changed)
     finally:
         await pool.stop()
 
 
-async def _serve_with(pool: WorkerPool, options: argparse.Namespace, began: float) -> None:
+async def _serve_with(pool: WorkerPool, options: argparse.Namespace, began: float, changed: asyncio.Future[None] | None) -> None:
     from hami_framework.deviceplugin.agent import Agent, Places
     from hami_framework.deviceplugin.cluster import KubeCluster, connect
     from hami_framework.deviceplugin.fence import Overcommit
@@ -158,12 +209,15 @@ async def _serve_with(pool: WorkerPool, options: argparse.Namespace, began: floa
         compute=options.compute_mode,
         on_bypass=options.on_bypass,
         metrics_listen=options.metrics_listen,
+        register_by=options.register_by,
     )
-    agent = Agent(places, pool, KubeCluster(lambda: connect(options.kubeconfig)))
+    agent = Agent(places, pool, KubeCluster(lambda: connect(options.kubeconfig), lease_namespace=options.lease_namespace))
     pool.on_change = agent.changed
     running = asyncio.ensure_future(agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    if changed is not None:
+        changed.add_done_callback(lambda _: running.cancel())
     log.info("agent of node %s began %.0f ms ago", options.node, 1000 * (time.monotonic() - began))
     try:
         await running
@@ -180,11 +234,18 @@ def main(arguments: list[str] | None = None) -> int:
         log.error("which node is this? Give --node or set NODE_NAME")
         return 2
     status = 0
+    again = False
     try:
-        asyncio.run(serve(options, began))
+        if options.clean_up:
+            return asyncio.run(clean_up(options))
+        again = asyncio.run(serve_alone(options, began))
     except* ConfigError as wrong:
         log.error("%s", "; ".join(str(error) for error in wrong.exceptions))
         status = 2
+    if again:
+        log.info("other settings hold for node %s now: beginning anew", options.node)
+        sys.stderr.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "hami_framework.deviceplugin", *(sys.argv[1:] if arguments is None else arguments)])
     return status
 
 

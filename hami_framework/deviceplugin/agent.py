@@ -6,14 +6,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from msgspec import structs
 
 from hami_framework.deviceplugin import identity, slots
+from hami_framework.deviceplugin.arrival import Arrivals
 from hami_framework.deviceplugin.cdi import CdiDirectory
 from hami_framework.deviceplugin.fence import Overcommit
 from hami_framework.deviceplugin.grants import PodBook, set_within
+from hami_framework.deviceplugin.missed import Missed
 from hami_framework.deviceplugin.plugin import SlotPlugin
 from hami_framework.deviceplugin.podresources import PodResourcesClient
 from hami_framework.deviceplugin.ports import Cluster, Workers
@@ -22,12 +26,14 @@ from hami_framework.deviceplugin.publish import Publisher
 from hami_framework.deviceplugin.reconcile import OnBypass, Reconciler
 from hami_framework.deviceplugin.registration import Registrar
 from hami_framework.deviceplugin.release import Releaser, sweep
+from hami_framework.deviceplugin.sign_of_life import Leases, SignOfLife
+from hami_framework.deviceplugin.single import say_ready
 from hami_framework.deviceplugin.slots import Pool
 from hami_framework.deviceplugin.state import Offered, StateFile
 from hami_framework.enforcement.policy import Compute
 from hami_framework.errors import ConfigError, FormatError
 from hami_framework.local import ledger
-from hami_framework.model import NEUTRAL, Inventory, PodGrant, Value
+from hami_framework.model import NEUTRAL, Device, Health, Inventory, PodGrant, Value
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +63,8 @@ class Places(Value, frozen=True, kw_only=True):
     on_bypass: OnBypass = "report"
     metrics_listen: str | None = None
     """`host:port`; None: no metrics are served."""
+    register_by: Literal["socket", "watcher"] = "socket"
+    """kubelet's own socket, or its plugin watcher."""
 
     @property
     def plugin_directory(self) -> Path:
@@ -67,10 +75,18 @@ class Places(Value, frozen=True, kw_only=True):
         return self.plugin_directory / "kubelet_internal_checkpoint"
 
 
-class WatchedCluster(Cluster, Protocol):
+class WatchedCluster(Cluster, Leases, Protocol):
     """A cluster that also keeps a pod book up to date."""
 
     async def watch(self, node: str, pods: PodBook) -> None: ...
+
+
+class Registering(Protocol):
+    """Serves one resource's plugin and keeps it known to kubelet (`registration`, `watcher`)."""
+
+    plugin: SlotPlugin
+
+    async def run(self) -> None: ...
 
 
 class Agent:
@@ -124,10 +140,12 @@ class Agent:
             on_bypass=places.on_bypass,
             compute=places.compute,
         )
+        self._arrivals = Arrivals(places.node, places.limits_path, state=self._state, pods=self._pods, cluster=cluster, on_fault=self.changed)
         self._local: tuple[PodGrant, ...] = ()
         self._publisher = Publisher(cluster, self.inventory)
+        self._sign = SignOfLife(places.node, cluster)
         self._pools: dict[str, Pool] = {}
-        self._registrars: dict[str, Registrar] = {}
+        self._registrars: dict[str, Registering] = {}
         self._group: asyncio.TaskGroup | None = None
         self._poked = asyncio.Event()
         self._registered_once = asyncio.Event()
@@ -141,19 +159,27 @@ class Agent:
     def inventory(self) -> Inventory:
         """What this node has, as it is published."""
         vendors = sorted(self._workers.vendors.values(), key=lambda vendor: vendor.name)
-        devices = (
-            device for vendor in vendors for device in sorted(self._workers.devices(vendor.name), key=lambda device: (device.vendor, device.index, device.id))
-        )
+        devices = (device for vendor in vendors for device in sorted(self._devices(vendor.name), key=lambda device: (device.vendor, device.index, device.id)))
         return Inventory(node=self._places.node, vendors=tuple(vendors), devices=tuple(devices), held=self._local)
 
     async def run(self) -> None:
         """Serve until cancelled. Raises ConfigError when a setting or the credentials are unusable."""
+        serving = asyncio.ensure_future(self._serve())
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            await self._sign.stop()  # while all is still served: whoever comes now is the last
+            serving.cancel()
+            await serving
+
+    async def _serve(self) -> None:
         sweep(self._cdi, self._state)
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 self._refresh()
                 self._count_local_runs()
+                say_ready()
                 group.create_task(_for_ever("slots", self._keep_fresh))
                 group.create_task(_for_ever("releases", self._releaser.run))
                 group.create_task(_for_ever("interceptors", self._reconciler.run))
@@ -162,6 +188,9 @@ class Agent:
                 await self._first_registration()
                 group.create_task(_for_ever("pod watch", lambda: self._cluster.watch(self._places.node, self._pods)))
                 group.create_task(_for_ever("inventory", self._publisher.run))
+                group.create_task(_for_ever("sign of life", self._sign.run))
+                group.create_task(_for_ever("arrivals", self._arrivals.run))
+                group.create_task(_for_ever("pods not admitted", Missed(self._pods, self._cluster).run))
         finally:
             await self._pod_resources.close()
             await self._state.durable()
@@ -196,7 +225,7 @@ class Agent:
         """Bring every resource's slots up to date, and register the new ones."""
         vendors = self._workers.vendors
         states = {name: info.state for name, info in vendors.items()}
-        found = slots.pools(vendors.values(), {name: self._workers.devices(name) for name in vendors})
+        found = slots.pools(vendors.values(), {name: self._devices(name) for name in vendors})
         self._complain(slots.contested(vendors.values()))
         offered = ((one.resource, one.vendor, one.slots) for one in self._state.offered)
         self._pools = slots.with_memory(found, offered, states)
@@ -206,6 +235,13 @@ class Agent:
         occupied = self._occupied()
         for resource in self._worth_registering():
             self._offer(self._pools.get(resource, Pool(resource=resource, vendor="")), occupied)
+
+    def _devices(self, vendor: str) -> Sequence[Device]:
+        """As the vendor says; none is well where containers would not get what they are granted."""
+        devices = self._workers.devices(vendor)
+        if not self._arrivals.fault:
+            return devices
+        return [structs.replace(device, health=Health(state="unhealthy", reason=self._arrivals.fault)) for device in devices]
 
     def _worth_registering(self) -> set[str]:
         """Names that this node has, or had, devices for. Where a vendor has none, its names do not clutter the node's capacity."""
@@ -220,12 +256,19 @@ class Agent:
             return
         registrar = self._registrars.get(pool.resource)
         if registrar is None:
-            registrar = Registrar(SlotPlugin(pool.resource, self._cdi, self._prestart), self._places.plugin_directory, self._registered_once.set)
+            registrar = self._registrar(SlotPlugin(pool.resource, self._cdi, self._prestart))
             registrar.plugin.offer(listed)
             self._registrars[pool.resource] = registrar
             if self._group is not None:
                 self._group.create_task(_for_ever(f"registration of {pool.resource}", registrar.run))
         registrar.plugin.offer(listed)
+
+    def _registrar(self, plugin: SlotPlugin) -> Registering:
+        if self._places.register_by == "watcher":
+            from hami_framework.deviceplugin.watcher import WatchedRegistrar  # only where asked for: its messages cost memory
+
+            return WatchedRegistrar(plugin, self._places.kubelet_directory / "plugins_registry", self._registered_once.set)
+        return Registrar(plugin, self._places.plugin_directory, self._registered_once.set)
 
     def _occupied(self) -> dict[str, frozenset[str]]:
         """Slots in use. Those that kubelet has given away and we have not prepared yet count as in use by unknown devices."""

@@ -43,8 +43,9 @@ def connect(kubeconfig: str | None) -> KubeClient:
 class KubeCluster:
     """`ports.Cluster` over a real API server. `connect` gives the client; it is called once, in a thread."""
 
-    def __init__(self, connect: Callable[[], KubeClient]) -> None:
+    def __init__(self, connect: Callable[[], KubeClient], *, lease_namespace: str = "hami-system") -> None:
         self._connect = connect
+        self._lease_namespace = lease_namespace
         self._client: asyncio.Future[KubeClient] | None = None
 
     async def watch(self, node: str, pods: PodBook) -> None:
@@ -67,6 +68,10 @@ class KubeCluster:
         """The pod of this name now, None when there is none. Raises Unavailable."""
         return await self._get(kube.path("pods", namespace=namespace, name=name))
 
+    async def node(self, name: str) -> Json | None:
+        """The node's own object now, None when there is none. Raises Unavailable."""
+        return await self._get(kube.path("nodes", name=name))
+
     async def inventory(self, node: str) -> Json | None:
         """The node's inventory object, None when there is none. Raises Unavailable."""
         return await self._get(_inventory_path(node))
@@ -80,6 +85,16 @@ class KubeCluster:
         """PUT the inventory; the resourceVersion in it must be current. Raises KubeError."""
         client = await self._ready()
         await client.call(client.replace, _inventory_path(node), dict(body))
+
+    async def lease(self, name: str) -> Json | None:
+        """The agents' Lease of this name, None when there is none. Raises Unavailable."""
+        return await self._get(kube.path("leases", group="coordination.k8s.io", namespace=self._lease_namespace, name=name))
+
+    async def write_lease(self, body: Json) -> Json:
+        """Create the Lease, or replace the version that `body` names. Raises KubeError."""
+        client, known = await self._ready(), body["metadata"].get("resourceVersion")
+        url = kube.path("leases", group="coordination.k8s.io", namespace=self._lease_namespace, name=body["metadata"]["name"] if known else None)
+        return await client.call(client.replace if known else client.create, url, dict(body))
 
     async def report(self, pod: Json, rejection: Rejection) -> None:
         """An event on the pod. A failure to write it is only logged: the refusal itself stands."""
@@ -98,12 +113,14 @@ class KubeCluster:
         place = kube.path("pods", namespace=metadata.get("namespace", "default"), name=metadata["name"], subresource="eviction")
         await client.call(client.create, place, body)
 
-    async def warn(self, pod: Json, reason: str, message: str) -> None:
-        """A warning event on the pod. A failure to write it is only logged."""
+    async def warn(self, pod: Json, reason: str, message: str, *, name: str = "") -> None:
+        """A warning event on the pod. A failure to write it is only logged; an event of this `name` that is there already is none."""
         client = await self._ready()
         try:
-            await client.call(client.create, kube.path("events", namespace=pod["metadata"].get("namespace", "default")), _event(pod, reason, message))
+            await client.call(client.create, kube.path("events", namespace=pod["metadata"].get("namespace", "default")), _event(pod, reason, message, name))
         except KubeError as error:
+            if name and getattr(error, "conflict", False):
+                return
             log.warning("event for pod %s not written: %s", pod["metadata"]["name"], error)
 
     async def _get(self, path: str) -> Json | None:
@@ -148,6 +165,8 @@ class _ContainerStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 class _Status(msgspec.Struct, rename="camel", omit_defaults=True):
     phase: str | None = None
+    reason: str | None = None
+    message: str | None = None
     init_container_statuses: list[_ContainerStatus] | None = None
     container_statuses: list[_ContainerStatus] | None = None
 
@@ -180,14 +199,14 @@ def _inventory_path(node: str | None) -> str:
     return kube.path(inventories.PLURAL, group=inventories.GROUP, version=inventories.VERSION, name=node)
 
 
-def _event(pod: Json, reason: str, message: str) -> dict[str, Any]:
+def _event(pod: Json, reason: str, message: str, name: str = "") -> dict[str, Any]:
     metadata = pod["metadata"]
     now = datetime.now(UTC)
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{metadata['name']}.{int(now.timestamp() * 1e6):x}", "namespace": metadata.get("namespace", "default")},
+        "metadata": {"name": name or f"{metadata['name']}.{int(now.timestamp() * 1e6):x}", "namespace": metadata.get("namespace", "default")},
         "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": metadata["name"], "namespace": metadata.get("namespace"), "uid": metadata["uid"]},
         "reason": reason,
         "message": message[:LONGEST_MESSAGE],

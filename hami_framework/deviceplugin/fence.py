@@ -18,7 +18,10 @@ _REASONS = {"memory_bytes": Reason.MEMORY, "core_percent": Reason.CORES, "shares
 
 
 class Overcommit(Value, frozen=True, kw_only=True):
-    """How much of its hardware a node may promise, in percent; the same figures as the extender's for this node."""
+    """How much of its hardware a node may promise, in percent; the same figures as the extender's for this node.
+
+    The terms on a device's class come before these.
+    """
 
     memory_percent: int = 100
     core_percent: int = 100
@@ -124,10 +127,10 @@ def _cost(grant: DeviceGrant) -> Dimensions:
 
 
 def _capacity(device: Device, overcommit: Overcommit) -> Dimensions:
-    capacity = device.device_class.capacity
+    capacity, terms = device.device_class.capacity, device.device_class.terms
     amounts = {
-        "memory_bytes": capacity.memory_bytes * overcommit.memory_percent // 100,
-        "core_percent": capacity.core_percent * overcommit.core_percent // 100,
+        "memory_bytes": capacity.memory_bytes * (terms.memory_percent or overcommit.memory_percent) // 100,
+        "core_percent": capacity.core_percent * (terms.core_percent or overcommit.core_percent) // 100,
         "shares": capacity.shares,
         "units": capacity.units,
         "line": capacity.line,

@@ -111,6 +111,10 @@ class PodBook:
         """The pods of which something has started."""
         return [pod for pod in self._pods.values() if _phase(pod) == "Running"]
 
+    def not_admitted(self) -> list[Json]:
+        """The pods with a grant that kubelet failed because it could not allocate (its words: k8s.io/kubernetes pkg/kubelet/cm/topologymanager)."""
+        return [pod for pod in self._pods.values() if _phase(pod) == "Failed" and _allocation_failed(pod["status"]) and _granted(pod)]
+
     def fate(self, uid: str) -> Fate:
         """What became of a pod. `vanished`: its object is gone although a container was last seen running (forced deletion)."""
         pod = self._pods.get(uid)
@@ -138,6 +142,14 @@ class PodBook:
     def _beat(self) -> None:
         pulse, self._pulse = self._pulse, asyncio.Event()
         pulse.set()
+
+
+def _allocation_failed(status: Json) -> bool:
+    return status.get("reason") == "UnexpectedAdmissionError" and "Allocate failed" in (status.get("message") or "")
+
+
+def _granted(pod: Json) -> bool:
+    return GRANT_ANNOTATION in (pod["metadata"].get("annotations") or {})
 
 
 def _phase(pod: Json) -> Any:

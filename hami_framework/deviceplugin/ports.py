@@ -36,6 +36,10 @@ class Cluster(Protocol):
         """The pod of this name as the API server has it now, None when there is none."""
         ...
 
+    async def node(self, name: str) -> Json | None:
+        """The node's own object, None when there is none."""
+        ...
+
     async def inventory(self, node: str) -> Json | None:
         """The node's published inventory object, None when there is none."""
         ...
@@ -48,8 +52,8 @@ class Cluster(Protocol):
         """Tell the pod's owner, as an event."""
         ...
 
-    async def warn(self, pod: Json, reason: str, message: str) -> None:
-        """Another warning to the pod's owner, as an event; `reason` in one word, as kubectl shows it."""
+    async def warn(self, pod: Json, reason: str, message: str, *, name: str = "") -> None:
+        """Another warning to the pod's owner, as an event; `reason` in one word, as kubectl shows it. With a `name` of its own it is said once for all."""
         ...
 
     async def evict(self, pod: Json) -> None:

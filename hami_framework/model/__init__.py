@@ -28,6 +28,7 @@ from hami_framework.model.quantity import GIB, KIB, MIB, percent_of, round_up, s
 from hami_framework.model.reason import Reason, Rejection
 from hami_framework.model.request import ContainerKind, ContainerRequest, DeviceRequest, PodRequest, ResourceRequest, Selector
 from hami_framework.model.resources import NEUTRAL, AnnotationNames, ResourceNames
+from hami_framework.model.terms import Terms
 from hami_framework.model.usage import ProcessUsage, Usage
 
 __all__ = [
@@ -35,6 +36,6 @@ __all__ = [
     "AnnotationNames", "Capacity", "ContainerEdits", "ContainerGrant", "ContainerKind", "ContainerRequest", "Cost", "Counter", "Device", "DeviceClass",
     "DeviceGrant", "DeviceNode", "DeviceRequest", "Enforcement", "Grant", "GroupRule", "Health", "Hook", "Host", "Interceptor", "Interval", "Inventory",
     "Isolation", "Level", "Limit", "Link", "LinkKind", "Machine", "Membership", "Mode", "Mount", "Offer", "Owner", "PartitionProfile", "PodGrant",
-    "PodRequest", "ProcessUsage", "Reason", "Rejection", "ResourceNames", "ResourceRequest", "Selector", "Usage", "Value", "VendorInfo",
+    "PodRequest", "ProcessUsage", "Reason", "Rejection", "ResourceNames", "ResourceRequest", "Selector", "Terms", "Usage", "Value", "VendorInfo",
     "decode", "device_name", "encode", "from_builtins", "percent_of", "read_machine_file", "round_up", "share", "show_bytes", "to_builtins", "whole",
 ]  # fmt: skip

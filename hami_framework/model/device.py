@@ -10,6 +10,7 @@ from typing import Literal
 from hami_framework.model.base import Value
 from hami_framework.model.cost import Cost, Counter
 from hami_framework.model.enforcement import Isolation
+from hami_framework.model.terms import Terms
 
 HealthState = Literal["healthy", "unhealthy"]
 LinkKind = Literal["nvlink", "nvswitch", "hccs", "sio", "mlulink", "xgmi", "same-board", "pcie-switch", "pcie-multi-switch", "host-bridge", "numa", "system"]
@@ -114,6 +115,8 @@ class DeviceClass(Value, frozen=True, kw_only=True):
     group_rule: GroupRule = GroupRule()
     facts: tuple[tuple[str, str], ...] = ()
     """Constants that the vendor's own hooks want to see again."""
+    terms: Terms = Terms()
+    """Filled in by the core from the operator's settings for the node."""
 
     def mode(self, name: str) -> Mode | None:
         """The rule of mode `name`, or None when devices of this class do not have it."""

@@ -20,6 +20,7 @@ class Reason(StrEnum):
     PERCENT_INVALID = "percent-invalid"
     MEMORY_TOO_LARGE = "memory-too-large"
     SHARE_COUNT_FORBIDDEN = "share-count-forbidden"
+    PRIVILEGED_SHARE = "privileged-share"
     POLICY_UNKNOWN = "policy-unknown"
     ANNOTATION_INVALID = "annotation-invalid"
     VENDOR_UNKNOWN = "vendor-unknown"

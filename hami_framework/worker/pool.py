@@ -12,6 +12,7 @@ import msgspec
 from hami_framework.errors import PluginError
 from hami_framework.model import ContainerEdits, Device, Enforcement, Grant, Host, Usage, VendorInfo
 from hami_framework.plugins import Problem, find_sources
+from hami_framework.worker.terms import NO_TERMS, NodeTerms
 from hami_framework.worker.vendor import VendorWorker
 
 
@@ -21,7 +22,7 @@ class WorkerPool:
     `directory`: for the workers' sockets, private to the agent. `environments`: what a vendor's worker finds in its
     environment beside the agent's own (in the sandbox: where the fake library is). `rename`: declared resource name → the
     name this cluster uses. `settings`: each vendor's own section, which its hooks find in `Host.settings`. `users`: vendor → uid its worker drops to
-    before the plugin is loaded (absent: the agent's own). Create it inside a running loop, and
+    before the plugin is loaded (absent: the agent's own). `terms`: what the operator has said for this node's devices. Create it inside a running loop, and
     start it before gRPC is imported: what comes later may fork threads.
     """
 
@@ -35,6 +36,7 @@ class WorkerPool:
         rename: Mapping[str, str] | None = None,
         settings: Mapping[str, Mapping[str, object]] | None = None,
         users: Mapping[str, int] | None = None,
+        terms: NodeTerms = NO_TERMS,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.problems: list[Problem]
@@ -42,7 +44,9 @@ class WorkerPool:
         self.on_change: Callable[[], None] = lambda: None
         environments, settings, rename, users = environments or {}, settings or {}, rename or {}, users or {}
         self._workers = {
-            name: VendorWorker(source, directory, _own_view(host, settings.get(name)), environments.get(name, {}), self._changed, rename, users.get(name))
+            name: VendorWorker(
+                source, directory, _own_view(host, settings.get(name)), environments.get(name, {}), self._changed, rename, users.get(name), terms
+            )
             for name, source in ((source.vendor, source) for source in sources)
         }
 

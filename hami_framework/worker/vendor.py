@@ -20,6 +20,7 @@ from hami_framework.errors import PluginError
 from hami_framework.model import Device, Grant, Health, Host, VendorInfo, device_name
 from hami_framework.plugins import Source
 from hami_framework.worker.process import Broken, WorkerProcess
+from hami_framework.worker.terms import NO_TERMS, NodeTerms, on_terms
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class VendorWorker:
         on_change: Callable[[], None],
         rename: Mapping[str, str],
         user: int | None = None,
+        terms: NodeTerms = NO_TERMS,
     ) -> None:
         self.name = source.vendor
         self.info = VendorInfo(name=source.vendor, package=source.package, version=source.version, state="starting")
@@ -55,6 +57,7 @@ class VendorWorker:
         self._on_change = on_change
         self._rename = rename
         self._user = user
+        self._terms = terms
         self._process: WorkerProcess | None = None
         self._failing: set[str] = set()
         self._wake = asyncio.Event()
@@ -150,8 +153,8 @@ class VendorWorker:
         return msgspec.structs.replace(info, resources=tuple(renamed(family, self._rename) for family in info.resources))
 
     def _named(self, device: Device) -> Device:
-        """The device with what the core fills in: its vendor and its DNS label."""
-        owned = msgspec.structs.replace(device.device_class, vendor=self.name)
+        """The device with what the core fills in: its vendor, its DNS label, and the operator's terms."""
+        owned = on_terms(msgspec.structs.replace(device.device_class, vendor=self.name), self._terms)
         return msgspec.structs.replace(device, device_class=owned, name=device.name or device_name(self.name, device.id))
 
     def _broken(self, error: PluginError) -> None:

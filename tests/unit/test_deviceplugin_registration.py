@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import grpc
 import pytest
 
 from hami_framework.deviceplugin.cdi import CdiDirectory
+from hami_framework.deviceplugin.door import socket_name
 from hami_framework.deviceplugin.plugin import SlotPlugin
 from hami_framework.deviceplugin.podresources import PodResourcesClient
-from hami_framework.deviceplugin.registration import Registrar, socket_name
+from hami_framework.deviceplugin.registration import Registrar
 from hami_framework.deviceplugin.slots import Slot
 from hami_framework.errors import ConfigError, Unavailable
 from hami_framework.kubelet_api import deviceplugin_v1beta1_pb2 as messages
@@ -32,6 +34,8 @@ class Kubelet(stubs.RegistrationServicer):
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.registrations = 0
+        self.endpoints: list[str] = []
+        self.refuse = 0
         self.lists: list[dict[str, str]] = []
         self.channel: Any = None
         self.reading: asyncio.Task[None] | None = None
@@ -44,6 +48,10 @@ class Kubelet(stubs.RegistrationServicer):
 
     async def Register(self, request: messages.RegisterRequest, context: Any) -> messages.Empty:  # noqa: N802
         assert (request.version, request.resource_name) == ("v1beta1", XPU)
+        self.endpoints.append(request.endpoint)
+        if self.refuse:
+            self.refuse -= 1
+            await context.abort(grpc.StatusCode.UNKNOWN, "device plugin already connected")
         await self.hang_up()
         self.channel = grpc.aio.insecure_channel(f"unix:{self.directory / request.endpoint}")
         self.plugin = stubs.DevicePluginStub(self.channel)
@@ -124,13 +132,63 @@ async def test_it_registers_again_when_the_stream_ends(setup: Setup) -> None:
 
 async def test_it_serves_and_registers_again_when_kubelet_wiped_all_sockets(setup: Setup) -> None:
     await setup.kubelet.stop()
-    for socket in setup.directory.glob("*.sock"):
-        socket.unlink()
+    for path in setup.directory.glob("*.sock"):
+        path.unlink()
     await setup.kubelet.start()
 
     await setup.until(lambda: setup.kubelet.registrations == 2)
     await setup.until(lambda: len(setup.kubelet.lists) == 2)
-    assert (setup.directory / socket_name(XPU)).is_socket()
+    assert setup.registrar.door.open
+
+
+async def test_no_socket_is_registered_twice(setup: Setup) -> None:
+    """kubelet 1.37 would refuse the second time, and from then on for ever."""
+    for turn in range(2, 5):
+        await setup.kubelet.hang_up()
+        await setup.until(lambda turn=turn: setup.kubelet.registrations == turn)  # type: ignore[misc]
+
+    assert len(set(setup.kubelet.endpoints)) == 4
+    assert [path.name for path in setup.directory.glob("hami-*")] == setup.kubelet.endpoints[-1:], "used ones are gone"
+
+
+async def test_a_refused_registration_is_tried_again_with_a_new_socket(setup: Setup) -> None:
+    setup.kubelet.refuse = 2
+    await setup.kubelet.hang_up()
+
+    await setup.until(lambda: setup.kubelet.registrations == 2)
+
+    assert len(set(setup.kubelet.endpoints)) == 4
+
+
+async def test_sockets_that_a_killed_agent_left_are_removed(setup: Setup) -> None:
+    left = setup.directory / socket_name(XPU)
+    left.touch()
+    other = setup.directory / socket_name("acme.com/other")
+    other.touch()
+    await setup.kubelet.hang_up()
+
+    await setup.until(lambda: setup.kubelet.registrations == 2)
+
+    assert (left.exists(), other.exists()) == (False, True)
+
+
+async def test_a_dead_socket_of_kubelet_costs_nothing_once_somebody_listens(short_directory: Path) -> None:
+    """After a power cut the old kubelet.sock is still there. gRPC alone would back off, up to two minutes."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(short_directory / "kubelet.sock"))
+    setup = Setup(short_directory)
+    running = asyncio.create_task(setup.registrar.run())
+    await asyncio.sleep(3)
+    (short_directory / "kubelet.sock").unlink()
+    await setup.kubelet.start()
+    began = asyncio.get_running_loop().time()
+
+    await setup.until(lambda: setup.kubelet.lists)
+
+    assert asyncio.get_running_loop().time() - began < 0.5
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await setup.kubelet.stop()
 
 
 async def test_one_registration_is_enough(setup: Setup) -> None:
