@@ -7,7 +7,11 @@ import importlib
 import os
 import sys
 
-DAEMONS = {"agent": "hami_framework.deviceplugin.__main__", "scheduler": "hami_framework.scheduler.__main__"}
+DAEMONS = {
+    "agent": "hami_framework.deviceplugin.__main__",
+    "scheduler": "hami_framework.scheduler.__main__",
+    "webhook": "hami_framework.webhook.__main__",
+}
 """Long-lived processes with option parsers of their own: they must not carry the command line's libraries in memory."""
 
 TRACE = "HAMI_TRACE"
@@ -16,6 +20,7 @@ TRACE = "HAMI_TRACE"
 COMMANDS = {
     "agent": "the node agent: device plugin, grants, container edits",
     "scheduler": "the scheduler extender",
+    "webhook": "the admission webhook: completes pods, keeps the certificates",
     "demo": "bring up a mixed-vendor cluster in one process tree and check everything it does",
     "explain": "why a pod is where it is, or why it waits",
     "get": "pods, nodes, devices or grants",
@@ -25,6 +30,7 @@ COMMANDS = {
     "plugins": "the vendors that are installed, and what is wrong with those that could not be loaded",
     "ps": "who holds what on this machine, live",
     "run": "run a program with part of a device, without Kubernetes",
+    "scheduler-config": "kube-scheduler's configuration: write it, add our extender to it, check it",
     "sandbox": "a cluster without a cluster: up, apply, fail-device, kill, …",
     "completion": "print the shell completion script",
     "version": "versions of the core and of each vendor's package",

@@ -21,7 +21,7 @@ class Lazy(click.Group):
             return None
         if name in DAEMONS:  # reached only by completion and help; running goes past click
             return click.Command(name, short_help=COMMANDS[name], add_help_option=False)
-        command: click.Command = importlib.import_module(f"hami_framework.cli.{name}").command
+        command: click.Command = importlib.import_module(f"hami_framework.cli.{name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
