@@ -51,11 +51,31 @@ test-gpu: ## the interceptor on a real NVIDIA GPU, and build/gpu-report.md; wher
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make test-gpu needs Python >= 3.11; name one with make PYTHON=python3.x" >&2; exit 1; }
 	@$(PYTHON) interceptors/tests/gpu/run.py $(GPU) || { status=$$?; test $$status -eq 77 || exit $$status; }
 
+.PHONY: lab
+lab: venv ## build the programs of a real Kubernetes from Go modules (12 minutes the first time; needs Go, gcc, libseccomp's headers)
+	$(BIN)/python -m e2e.lab build
+
+.PHONY: cluster
+cluster: venv ## a real one-node Kubernetes with the framework and fake accelerators of four vendors (root, Linux; builds it first)
+	@$(BIN)/python -m e2e.lab.install
+
+.PHONY: cluster-down
+cluster-down: ## end what `make cluster` started, and nothing else
+	@$(BIN)/python -m e2e.lab down
+
+.PHONY: e2e
+e2e: venv ## the end-to-end suite on a real cluster of the newest Kubernetes (root, Linux; builds it first)
+	@$(BIN)/python -m e2e.run
+
+.PHONY: e2e-all
+e2e-all: venv ## the same on each Kubernetes of e2e/lab/versions.toml
+	@$(BIN)/python -m e2e.run --all
+
 .PHONY: lint
 lint: venv ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy hami_framework benchmarks interceptors/gen/hami_interceptor $(foreach v,$(VENDORS),vendors/$(v)/hami_$(v))
+	$(BIN)/mypy hami_framework benchmarks e2e interceptors/gen/hami_interceptor $(foreach v,$(VENDORS),vendors/$(v)/hami_$(v))
 	$(BIN)/lint-imports
 	$(BIN)/python -m hami_interceptor layout --check
 
@@ -88,8 +108,13 @@ wheels: venv ## sdist and wheel of the core, the interceptor SDK and of each ven
 	for project in . interceptors $(VENDORS:%=vendors/%); do $(BIN)/python -m build --no-isolation --outdir build/dist $$project || exit 1; done
 
 .PHONY: lock
-lock: ## renew requirements/dev.txt from dev.in (needs uv on the PATH)
+lock: ## renew requirements/dev.txt from dev.in, and runtime.txt (what images hold) at the same versions (needs uv on the PATH)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/dev.in -o requirements/dev.txt
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements/dev.txt requirements/runtime.in -o requirements/runtime.txt
+
+.PHONY: manifests
+manifests: venv ## the chart's CRD and deploy/manifests, from what they are made of (needs helm: on the PATH, HELM=…, or make lab)
+	$(BIN)/python deploy/render.py
 
 .PHONY: clean
 clean: ## remove what was built

@@ -29,7 +29,7 @@ from typing import Any
 from e2e.lab import build
 from e2e.lab.checks import check_machine
 from e2e.lab.components import CONTAINERD_SOCKET, NODE, Components, Options
-from e2e.lab.machine import LabError, Machine
+from e2e.lab.machine import OUTLIVING, LabError, Machine
 from e2e.lab.modules import versions
 
 RUN = build.CACHE / "run"
@@ -267,6 +267,7 @@ class Lab:
             child = subprocess.Popen(
                 [sys.executable, str(NETWORK), str(port_file), "0"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
+        OUTLIVING.append(child)
         (self.directory / "network.pid").write_text(str(child.pid))
         self.wait("the network namespace", lambda: port_file.exists() or child.poll() is not None, 10, every=0.02)
         if child.poll() is not None:

@@ -74,7 +74,7 @@ class Components:
             "--service-cluster-ip-range", SERVICE_RANGE, "--service-account-issuer", "https://kubernetes.default.svc",
             "--service-account-key-file", str(public), "--service-account-signing-key-file", str(private),
             "--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction", "--enable-aggregator-routing=true",
-            "--allow-privileged=true", "--v=1", *self._gates(), *self._audit(),
+            "--kubelet-preferred-address-types", "InternalIP", "--allow-privileged=true", "--v=1", *self._gates(), *self._audit(),
         ]  # fmt: skip
 
     def kube_controller_manager(self) -> list[str]:
@@ -118,6 +118,8 @@ state = '/run/containerd'
 disabled_plugins = ['io.containerd.nri.v1.nri']
 [grpc]
   address = '{CONTAINERD_SOCKET}'
+[plugins.'io.containerd.internal.v1.opt']
+  path = '{self._state("containerd-opt")}'
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
   sandbox = 'lab.local/pause:1'
 [plugins.'io.containerd.cri.v1.runtime']

@@ -22,6 +22,9 @@ STOP_SECONDS = 10.0
 
 Json = dict[str, Any]
 
+OUTLIVING: list[subprocess.Popen[bytes]] = []
+"""Processes that are meant to outlive whoever started them: held here, because Python warns of one that is forgotten while it runs."""
+
 
 class LabError(Exception):
     """What went wrong in the lab, in words for the one who started it."""
@@ -54,6 +57,7 @@ class Machine:
                 [*command, "--propagation", "private", sys.executable, str(INIT), str(self.directory / "machine.json")],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+        OUTLIVING.append(child)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             if child.poll() is not None:

@@ -1,0 +1,3 @@
+module hami/programs
+
+go 1.24.0

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Preemption for devices alone, on the real kube-scheduler: free slots and CPU, full device memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.harness.fake_cluster import FakeCluster, fake_cluster
+from hami_framework.kube.client import path
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+
+
+@pytest.fixture(scope="module")
+def running_cluster() -> Iterator[FakeCluster]:
+    with fake_cluster(f"preempt-{os.getpid()}", nodes=2, devices=1, kubernetes=os.environ.get("HAMI_E2E_KUBERNETES")) as made:
+        yield made
+
+
+@pytest.fixture
+def cluster(running_cluster: FakeCluster) -> Iterator[FakeCluster]:
+    yield running_cluster
+    running_cluster.clear()
+
+
+def fill(cluster: FakeCluster, *pods: tuple[str, str]) -> None:
+    for name, priority in pods:
+        cluster.create(name, priority=priority)
+        cluster.bound(name)
+
+
+def test_the_least_important_pod_makes_room_once(cluster: FakeCluster) -> None:
+    fill(cluster, ("low-1", "low"), ("middle-1", "middle"))
+    cluster.create("boss", priority="high")
+    took = cluster.bound("boss")
+    print(f"created -> bound, eviction included: {took:.2f} s")
+    assert cluster.node_of("middle-1")
+    assert cluster.pod("low-1") is None
+    cluster.until("its event", lambda: cluster.events("boss", "Preempting"))
+    assert "boss" in cluster.events("low-1", "Preempted")[0]
+    time.sleep(2.0)
+    assert cluster.pod("middle-1") is not None
+
+
+def test_the_room_is_kept_from_others_who_wait(cluster: FakeCluster) -> None:
+    fill(cluster, ("low-1", "low"), ("low-2", "low"))
+    for name in ("thief-1", "thief-2", "thief-3"):
+        cluster.create(name, priority="low")
+        cluster.refused(name)
+    cluster.create("boss", priority="high")
+    cluster.bound("boss")
+    assert not any(cluster.node_of(name) for name in ("thief-1", "thief-2", "thief-3"))
+    assert sum(cluster.pod(name) is None for name in ("low-1", "low-2")) == 1
+
+
+def test_equals_and_pods_that_never_preempt_wait(cluster: FakeCluster) -> None:
+    fill(cluster, ("middle-1", "middle"), ("middle-2", "middle"))
+    cluster.create("equal", priority="middle")
+    cluster.create("polite", preemptionPolicy="Never", priority="polite")
+    for name in ("equal", "polite"):
+        cluster.refused(name)
+    time.sleep(3.0)
+    assert cluster.node_of("middle-1")
+    assert cluster.node_of("middle-2")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def polite_class(running_cluster: FakeCluster) -> None:
+    body = {"metadata": {"name": "polite"}, "value": 1000, "preemptionPolicy": "Never", "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass"}
+    running_cluster.client.create(path("priorityclasses", group="scheduling.k8s.io"), body)
+
+
+def test_a_disruption_budget_is_kept(cluster: FakeCluster) -> None:
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "keep", "namespace": "default"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "kept"}}},
+    }
+    cluster.client.create(path("poddisruptionbudgets", group="policy", namespace="default"), budget)
+    fill(cluster, ("kept", "low"), ("middle-1", "middle"))
+    cluster.create("boss", priority="high")
+    cluster.bound("boss")
+    assert cluster.pod("kept") is not None
+    assert cluster.pod("middle-1") is None
+    cluster.create("boss-2", priority="high")
+    cluster.refused("boss-2")
+    time.sleep(3.0)
+    assert cluster.pod("kept") is not None

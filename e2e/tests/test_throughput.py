@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods placed per second on 1,000 fake nodes: with the extender, against kube-scheduler alone, in turns in the same lab."""
+
+from __future__ import annotations
+
+import os
+
+from benchmarks.kube_scheduler.__main__ import FORMS, run
+from e2e.lab import Lab
+
+NODES = int(os.environ.get("HAMI_E2E_NODES", "1000"))
+PODS = int(os.environ.get("HAMI_E2E_PODS", "2000"))
+ROUNDS = int(os.environ.get("HAMI_E2E_ROUNDS", "3"))
+LEAST = 0.8
+"""Of the rate without it (the product's claim)."""
+
+
+def test_the_extender_costs_at_most_a_fifth_of_the_rate() -> None:
+    with Lab.up("throughput", node=False, kubernetes=os.environ.get("HAMI_E2E_KUBERNETES")) as lab:
+        figures = run(lab, NODES, PODS, ROUNDS, tuple(form for form in FORMS if form.percentage == 100))
+    assert figures["ratio"]["with"] >= LEAST, figures
+    for each in figures["rounds"]:
+        if each["form"] == "with":
+            assert {"extender filter", "extender bind", "kube-scheduler algorithm"} <= each["latency_ms"].keys(), "histograms of both sides"
