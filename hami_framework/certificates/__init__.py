@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The certificates of an installation: what is wanted, when it is renewed, and where it is kept."""
+"""Our own certificates: making them (`making`), when to make which (`plan`), and how they lie in Secrets (`secrets`). No I/O here."""

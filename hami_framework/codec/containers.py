@@ -13,7 +13,7 @@ import msgspec
 
 from hami_framework.codec import quantity
 from hami_framework.codec.annotations import AnnotationReader
-from hami_framework.codec.podspec import Place, Spelled, quantities, spelled
+from hami_framework.codec.podspec import Place, Spelled, mapping, quantities, spelled
 from hami_framework.codec.resources import Family, ResourceCatalog, Role
 from hami_framework.model import ContainerRequest, DeviceRequest, Reason, Rejection, ResourceRequest
 
@@ -30,6 +30,7 @@ def read_container(place: Place, catalog: ResourceCatalog, annotations: Annotati
         numbers, bad_numbers = _numbers(group)
         rejections += [*bad_numbers, *_combination_problems(group, numbers), *_count_problems(group, numbers, groups)]
         requests += _requests(group[0].meaning.family, numbers, annotations)
+    rejections += _privilege_problems(place, requests)
     named = tuple(_in_container(rejection, place) for rejection in rejections)
     return ContainerRequest(name=place.name, kind=place.kind, requests=() if named else tuple(requests)), named
 
@@ -168,6 +169,17 @@ def _requests(family: Family, numbers: Mapping[str, int], annotations: Annotatio
         plain = profile is not None or amounts.whole
         request = DeviceRequest(count=count, profile=profile, mode=mode, priority=priority) if plain else amounts
         yield ResourceRequest(resource=resource, request=request, selector=selector)
+
+
+def _privilege_problems(place: Place, requests: Iterable[ResourceRequest]) -> Iterator[Rejection]:
+    """A privileged container sees every device of the node, so nothing holds it to part of one."""
+    if mapping(place.container, "securityContext", place.pointer).get("privileged") is not True:
+        return
+    for asking in requests:
+        if not asking.request.whole:
+            hint = "leave securityContext.privileged out, or ask for whole devices (the count alone)"
+            message = "a privileged container sees all devices of the node and cannot be held to a share of one"
+            yield Rejection(reason=Reason.PRIVILEGED_SHARE, resource=asking.resource, hint=hint, message=message)
 
 
 def _in_container(rejection: Rejection, place: Place) -> Rejection:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one mutation at admission: what a pod must say so that kubelet and the node agent are called for it.
 
-It does four things and nothing else: rewrites aliases to the declared names, adds a missing count (of 1) where a
-container names amounts only, raises a count of whole devices to the least that can be had, and hides a vendor's devices
-from those containers of the pod that asked for none of them. It is pure (JSON in,
-JSON patch out), minimal, and idempotent: its own result is left alone. What is ambiguous or wrong is left as written,
-for the scheduler to refuse with a reason; `review` warns of it.
+It does five things and nothing else: rewrites aliases to the declared names, adds a missing count (of 1) where a
+container names amounts only, raises a count of whole devices to the least that can be had, hides a vendor's devices
+from those containers of the pod that asked for none of them, and sets what the operator's `Rules` say of the whole pod.
+It is pure (JSON in, JSON patch out), minimal, and idempotent: its own result is left alone. What is ambiguous or wrong is
+left as written, for the scheduler to refuse with a reason; `review` warns of it. Two things are refused at once: a share in a
+privileged container, which nothing could hold it to, and what oversteps the namespace's quota.
 
 AdmissionReview v1: `docs/resources.md`, and Kubernetes' "Dynamic Admission Control".
 """
@@ -17,14 +18,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from hami_framework.codec import quantity, words
+from hami_framework.codec import words
+from hami_framework.codec.admission import NO_RULES, Rules, remarks, whole_pod
 from hami_framework.codec.annotations import POLICIES
+from hami_framework.codec.asking import vendors_asked, whole_devices
 from hami_framework.codec.containers import Group, asks_amounts, by_family, counts_devices
 from hami_framework.codec.pods import read_pod
 from hami_framework.codec.podspec import Json, Place, mapping, places, quantities, spelled
-from hami_framework.codec.resources import NEUTRAL_VENDOR, ResourceCatalog, Role
+from hami_framework.codec.resources import NEUTRAL_VENDOR, ResourceCatalog
 from hami_framework.errors import FormatError, InvalidRequest
-from hami_framework.model import encode
+from hami_framework.model import PodRequest, Reason, Rejection, encode
 
 Operation = dict[str, Any]
 """One operation of a JSON patch (RFC 6902)."""
@@ -32,11 +35,15 @@ Operation = dict[str, Any]
 LONGEST_WARNING = 256
 """Characters after which the API server may cut a warning (k8s.io/api/admission/v1, `AdmissionResponse.Warnings`)."""
 
+REFUSED_AT_ONCE = frozenset({Reason.PRIVILEGED_SHARE})
+"""Reasons for which a pod is not even created: it would look like a tenant like any other and be none."""
 
-def mutate_pod(pod: Json, catalog: ResourceCatalog) -> list[Operation]:
+
+def mutate_pod(pod: Json, catalog: ResourceCatalog, rules: Rules = NO_RULES) -> list[Operation]:
     """The JSON patch that completes the pod; empty when there is nothing to do, in particular for pods that are not ours."""
     completed = [operation for place in places(pod) for operation in _patch(place, catalog)]
-    return completed + [operation for place, environment in _hidden(pod, catalog) for operation in _set(place, environment)]
+    hidden = [operation for place, environment in _hidden(pod, catalog) for operation in _set(place, environment)]
+    return [*completed, *hidden, *whole_pod(pod, catalog, rules)]
 
 
 def apply_patch(pod: Json, operations: list[Operation]) -> dict[str, Any]:
@@ -58,27 +65,66 @@ def apply_patch(pod: Json, operations: list[Operation]) -> dict[str, Any]:
     return result
 
 
-def review(admission_review: Json, catalog: ResourceCatalog, *, policies: Collection[str] = POLICIES) -> dict[str, Any]:
-    """Answer an AdmissionReview v1: always allowed, patched where needed, with warnings in words.
+def review(
+    admission_review: Json,
+    catalog: ResourceCatalog,
+    *,
+    policies: Collection[str] = POLICIES,
+    rules: Rules = NO_RULES,
+    objections: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Answer an AdmissionReview v1: patched where needed, with warnings in words; denied for `REFUSED_AT_ONCE` and `objections`.
 
     A pod that can never be placed is admitted all the same (its refusal belongs to scheduling, where it can be looked
-    up), but its author is told at once. `policies`: as for `read_pod`.
+    up), but its author is told at once. `policies`: as for `read_pod`. `objections`: why this pod must not be created, as others
+    found (the namespace's quota). `notes`: further warnings. Everything but the creation of a pod is allowed and left alone.
     Raises `FormatError` when this is no AdmissionReview of a version we speak.
     """
-    request = admission_review.get("request")
-    if admission_review.get("apiVersion") != "admission.k8s.io/v1" or admission_review.get("kind") != "AdmissionReview" or not isinstance(request, Mapping):
-        raise FormatError("not an AdmissionReview of admission.k8s.io/v1 with a request")
-    response: dict[str, Any] = {"uid": request.get("uid", ""), "allowed": True}
-    pod = request.get("object")
-    if mapping(request, "kind", "request").get("kind") == "Pod" and request.get("operation") == "CREATE" and isinstance(pod, Mapping):
-        operations = mutate_pod(pod, catalog)
+    response: dict[str, Any] = {"uid": _request(admission_review).get("uid", ""), "allowed": True}
+    pod = created_pod(admission_review)
+    if pod is not None:
+        operations = mutate_pod(pod, catalog, rules)
         patched = apply_patch(pod, operations)
-        if operations:
+        rejections = _rejections(patched, catalog, policies)
+        denials = [*(words.sentence(rejection) for rejection in rejections if rejection.reason in REFUSED_AT_ONCE), *objections]
+        if denials:
+            response |= {"allowed": False, "status": {"code": 403, "reason": "Forbidden", "message": "; ".join(denials)}}
+        elif operations:
             response |= {"patchType": "JSONPatch", "patch": base64.b64encode(encode(operations)).decode()}
-        warnings = [*_changes(pod, patched, catalog), *_refusals(patched, catalog, policies)]
+        told = [f"no node will take this pod: {words.sentence(rejection)}" for rejection in rejections if rejection.reason not in REFUSED_AT_ONCE]
+        warnings = [*_changes(pod, patched, catalog), *remarks(pod, catalog, rules), *told, *notes]
         if warnings:
             response["warnings"] = [_shortened(warning) for warning in warnings]
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
+
+
+def created_pod(admission_review: Json) -> Json | None:
+    """The pod that is about to be created, None when the review is about something else. Raises `FormatError`."""
+    request = _request(admission_review)
+    pod = request.get("object")
+    if mapping(request, "kind", "request").get("kind") != "Pod" or request.get("operation") != "CREATE" or request.get("subResource"):
+        return None
+    return pod if isinstance(pod, Mapping) else None
+
+
+def wanted(admission_review: Json, catalog: ResourceCatalog, *, policies: Collection[str] = POLICIES) -> tuple[str, PodRequest] | None:
+    """Namespace and request of the pod to be created, once completed; None where there is none, or it cannot be read. Raises `FormatError`."""
+    pod = created_pod(admission_review)
+    if pod is None:
+        return None
+    namespace = _request(admission_review).get("namespace") or mapping(pod, "metadata").get("namespace") or "default"
+    try:
+        return str(namespace), read_pod(apply_patch(pod, mutate_pod(pod, catalog)), catalog, policies=policies)
+    except InvalidRequest:
+        return None
+
+
+def _request(admission_review: Json) -> Json:
+    request = admission_review.get("request")
+    if admission_review.get("apiVersion") != "admission.k8s.io/v1" or admission_review.get("kind") != "AdmissionReview" or not isinstance(request, Mapping):
+        raise FormatError("not an AdmissionReview of admission.k8s.io/v1 with a request")
+    return request
 
 
 def _patch(place: Place, catalog: ResourceCatalog) -> Iterator[Operation]:
@@ -103,8 +149,8 @@ def _hidden(pod: Json, catalog: ResourceCatalog) -> Iterator[tuple[Place, dict[s
     A vendor's container runtime may look at the environment alone, and an image may say "all" there. A container that asks
     in neutral names may be given any vendor's device, so nothing is hidden from it.
     """
-    asked = {place.pointer: {group[0].meaning.family.vendor for group in by_family(spelled(place, "limits", catalog)) if _asks(group)} for place in places(pod)}
-    vendors = set().union(*asked.values()) if asked else set()
+    asked = vendors_asked(pod, catalog)
+    vendors = frozenset[str]().union(*asked.values())
     everybody = NEUTRAL_VENDOR in vendors
     for place in places(pod):
         own = asked[place.pointer]
@@ -117,10 +163,6 @@ def _hidden(pod: Json, catalog: ResourceCatalog) -> Iterator[tuple[Place, dict[s
         wanted = {name: value for name, value in environment.items() if {"name": name, "value": value} not in (place.container.get("env") or [])}
         if wanted:
             yield place, wanted
-
-
-def _asks(group: Group) -> bool:
-    return asks_amounts(group) or _whole_devices(group) > 0 or any(item.meaning.role is Role.PROFILE for item in group)
 
 
 def _set(place: Place, environment: Mapping[str, str]) -> Iterator[Operation]:
@@ -148,18 +190,9 @@ def _new_counts(groups: Sequence[Group]) -> dict[str, int]:
         if asks_amounts(group):
             if not counted:
                 counts[names.count] = 1
-        elif 0 < _whole_devices(group) < names.minimum_count:
+        elif 0 < whole_devices(group) < names.minimum_count:
             counts[names.count] = names.minimum_count
     return counts
-
-
-def _whole_devices(group: Group) -> int:
-    """How many whole devices are asked; 0 when that cannot be told."""
-    counts = [item.raw for item in group if item.meaning.role is Role.COUNT]
-    try:
-        return quantity.whole(counts[0]) if len(counts) == 1 else 0
-    except ValueError:
-        return 0
 
 
 def _operation(op: str, pointer: str, key: str, *value: object) -> Operation:
@@ -169,6 +202,10 @@ def _operation(op: str, pointer: str, key: str, *value: object) -> Operation:
 
 def _changes(pod: Json, patched: Json, catalog: ResourceCatalog) -> Iterator[str]:
     """What was rewritten, container by container, for the person who wrote the pod."""
+    before_spec = mapping(pod, "spec")
+    for field in ("schedulerName", "runtimeClassName"):
+        if mapping(patched, "spec").get(field) != before_spec.get(field):
+            yield f"spec.{field} was set to {patched['spec'][field]}, because the pod asks for devices"
     for place, environment in _hidden(pod, catalog):
         for name, value in environment.items():
             yield f"container {place.name}: {name}={value} was set, because it asks for no device of the kind that others of this pod ask for"
@@ -186,12 +223,12 @@ def _changes(pod: Json, patched: Json, catalog: ResourceCatalog) -> Iterator[str
                 yield f"container {place.name}: {item.spelling} was raised from {before[item.spelling]} to {item.raw}, the least that can be had"
 
 
-def _refusals(pod: Json, catalog: ResourceCatalog, policies: Collection[str]) -> list[str]:
+def _rejections(pod: Json, catalog: ResourceCatalog, policies: Collection[str]) -> tuple[Rejection, ...]:
     try:
         read_pod(pod, catalog, policies=policies)
     except InvalidRequest as error:
-        return [f"no node will take this pod: {words.sentence(rejection)}" for rejection in error.rejections]
-    return []
+        return error.rejections
+    return ()
 
 
 def _shortened(warning: str) -> str:

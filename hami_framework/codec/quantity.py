@@ -13,6 +13,7 @@ Grammar and suffixes: k8s.io/apimachinery, `pkg/api/resource/quantity.go`.
 
 from __future__ import annotations
 
+import functools
 import re
 from fractions import Fraction
 
@@ -47,7 +48,13 @@ def parse(raw: RawQuantity) -> Quantity:
     """Read a quantity; raises `ValueError` with words for a person when it is not one."""
     if isinstance(raw, bool) or not isinstance(raw, str | int | float):
         raise ValueError(f"{raw!r} is not a quantity")
-    found = _QUANTITY.fullmatch(str(raw).strip())
+    return _parsed(raw if isinstance(raw, str) else str(raw))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(raw: str) -> Quantity:
+    """Exact arithmetic takes some 20 µs, and pods ask for a few amounts again and again."""
+    found = _QUANTITY.fullmatch(raw.strip())
     if found is None:
         raise ValueError(f"{raw!r} is not a quantity")
     suffix = found["suffix"] or ""

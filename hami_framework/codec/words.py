@@ -20,6 +20,7 @@ MEANING: dict[Reason, str] = {
     Reason.PERCENT_INVALID: "the percentage cannot be read",
     Reason.MEMORY_TOO_LARGE: "no device that the request could use has that much memory",
     Reason.SHARE_COUNT_FORBIDDEN: "shares of several devices cannot be had in one container",
+    Reason.PRIVILEGED_SHARE: "a privileged container cannot be held to a share",
     Reason.POLICY_UNKNOWN: "the policy is unknown",
     Reason.ANNOTATION_INVALID: "the annotation cannot be read",
     Reason.VENDOR_UNKNOWN: "the vendor is unknown",
