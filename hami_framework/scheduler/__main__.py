@@ -131,6 +131,7 @@ async def serve(arguments: argparse.Namespace, settings: Settings) -> None:
             bind_client=bind_client,
             lease_namespace=arguments.lease_namespace,
             preemption=settings.placement.preemption,
+            chosen_only=settings.placement.authority == "decisive",
         )
         sock = listen(arguments.host, arguments.port)
         print(f"hami-scheduler listens on {arguments.host}:{sock.getsockname()[1]}", flush=True)

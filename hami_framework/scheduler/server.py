@@ -68,6 +68,7 @@ class Scheduler(Listener):
         leadership_options: dict[str, Any] | None = None,
         lease_namespace: str = NAMESPACE,
         preemption: bool = True,
+        chosen_only: bool = False,
         **reflector_options: Any,
     ) -> None:
         """With `election` the verbs answer only while this extender leads. `bind_client`: what bindings are sent by (default: `client`)."""
@@ -82,6 +83,7 @@ class Scheduler(Listener):
             return read_pod(pod, catalog, policies=policies)
 
         self.extender = Extender(engine, read, self.binder, client, self.events, self.metrics)
+        self.extender.chosen_only = chosen_only
         self.follow_up = FollowUp(
             engine, client, self.extender, read, self.events, self.metrics, lease_namespace=lease_namespace, preemption=preemption, **reflector_options
         )

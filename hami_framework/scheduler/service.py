@@ -58,6 +58,9 @@ class Extender:
         """What an extender that is not ready waits for."""
         self.leads_when_asked = False
         """Whether being asked is what makes this extender lead (`--leader-elect=when-asked`)."""
+        self.chosen_only = False
+        """Whether filter names the one node that our ranking would decide for anyway (`placement.authority: decisive`), instead of all
+        that can take the pod: the outcome is the same, and kube-scheduler need not score a thousand nodes first."""
         self.asked_in_vain: Callable[[], None] = lambda: None
         """Called when a verb comes while we are not ready."""
         self.on_refused: Callable[[PodRequest, Mapping[str, Any], float], None] = lambda request, pod, now: None
@@ -107,6 +110,8 @@ class Extender:
             self.on_feasible(request.uid)
         elif record.asked:
             self.on_refused(request, args.pod, time.monotonic())
+        if self.chosen_only and verdict.best is not None:
+            return candidates.passing((verdict.best,), {}, {})
         return candidates.passing(verdict.feasible, *_failed(refused))
 
     def _refuse_everywhere(self, pod: Mapping[str, Any], error: InvalidRequest, candidates: Candidates) -> FilterResult:

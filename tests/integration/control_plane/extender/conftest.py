@@ -102,11 +102,14 @@ class Cluster:
     # -- the extender -------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def extender(self, *, wait: bool = True, settle_seconds: float = 0.4, answer_seconds: float = 3.0) -> AsyncIterator[Cluster]:
+    async def extender(
+        self, *, wait: bool = True, settle_seconds: float = 0.4, answer_seconds: float = 3.0, chosen_only: bool = False
+    ) -> AsyncIterator[Cluster]:
         self.scheduler = Scheduler(
             Engine(partition),
             CATALOG,
             self.client,
+            chosen_only=chosen_only,
             binder_options={"settle_seconds": settle_seconds, "answer_seconds": answer_seconds},
             read_deadline_seconds=2.0,
             backoff_seconds=(0.02, 0.1),
