@@ -307,8 +307,7 @@ class _Connection(http.client.HTTPConnection):
     """Plain HTTP that notices when the other machine is gone."""
 
     def connect(self) -> None:
-        super().connect()
-        keep_alive(self.sock)
+        self.sock = _reached(self.host, self.port, self.timeout)
 
 
 class _TlsConnection(http.client.HTTPSConnection):
@@ -319,9 +318,21 @@ class _TlsConnection(http.client.HTTPSConnection):
         self._tls, self._server_name = context, server_name
 
     def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        keep_alive(self.sock)
-        self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
+        self.sock = _reached(self.host, self.port, self.timeout)
+        self.sock = self._tls.wrap_socket(self.sock, server_hostname=_ascii(self._server_name))
+
+
+def _reached(host: str, port: int, timeout_seconds: float | None) -> socket.socket:
+    """A connection to there."""
+    sock = socket.create_connection((cast(str, _ascii(host)), port), timeout_seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    keep_alive(sock)
+    return sock
+
+
+def _ascii(name: str) -> str | bytes:
+    """The name in bytes, where it can be: of text the standard library first loads its tables for names in other scripts, 0.4 MB of a node agent's memory."""
+    return name.encode("ascii") if name.isascii() else name
 
 
 def keep_alive(sock: socket.socket) -> None:

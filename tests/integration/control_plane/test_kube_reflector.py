@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from hami_framework.kube.client import KubeClient, path
+from hami_framework.kube.errors import ApiError, TransportError
 from hami_framework.kube.reflector import Metadata, Reflector
 
 
@@ -175,6 +177,35 @@ async def test_an_api_server_that_is_away_is_waited_for(api: Any, client: KubeCl
     mirror = await start(mirrors, client)
     assert mirror.stats.failures >= 1
     assert mirror.stats.lists == 1
+
+
+async def test_a_refresh_wakes_a_mirror_that_waits_out_its_failures(api: Any, client: KubeClient, mirrors: list[Mirror]) -> None:
+    mirror = await start(mirrors, client, backoff_seconds=(60.0, 60.0))
+    await until(lambda: mirror.stats.watches)
+    api.order_fault("GET", "/pods", "503")
+    api.drop_watches()
+    await until(lambda: mirror.stats.failures)
+    api.put("pods", pod("late", "u9"))
+    async with asyncio.timeout(5):
+        await mirror.reflector.refresh()
+    assert mirror.log[-1] == ("upsert", "late", "u9")
+
+
+async def test_gone_after_other_trouble_lists_again_at_once_but_not_for_ever(
+    api: Any, client: KubeClient, mirrors: list[Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = await start(mirrors, client)
+    waited: list[float] = []
+
+    def no_wait(_: float, high: float) -> float:
+        waited.append(high)
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", no_wait)
+    gone = ApiError(410, "Expired", "too old")
+    for error in (TransportError("reset", sent=True), gone, gone):
+        await mirror.reflector._recover(error, 3 + len(waited))
+    assert len(waited) == 2, "the reset and the second 410 wait, the first 410 does not"
 
 
 async def test_cancelling_ends_a_blocked_read_at_once(api: Any, client: KubeClient) -> None:
