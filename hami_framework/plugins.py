@@ -96,7 +96,7 @@ class LoadedVendor:
 
 def find_sources(allow: Sequence[str] | None = None, plugin_files: Sequence[Path] = ()) -> tuple[list[Source], list[Problem]]:
     """All plugins that are installed or named, without loading any. `allow` None takes every one installed."""
-    from importlib.metadata import entry_points  # some 20 ms and 0.6 MB: only those who look for plugins pay
+    from importlib_metadata import entry_points  # 66 ms: only those who look for plugins pay
 
     found: dict[str, list[Source]] = {}
     for entry in entry_points(group=GROUP):

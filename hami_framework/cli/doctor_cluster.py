@@ -6,11 +6,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hami_framework.cli.show import show
 from hami_framework.model import to_builtins
+
+if TYPE_CHECKING:
+    from hami_framework.codec.resources import ResourceCatalog
+    from hami_framework.scheduler.configuration import Authority
 
 TIMEOUT_SECONDS = 5.0
 """For each connect, send and receive."""
@@ -46,7 +51,9 @@ def look(
     findings = doctor.examine(cluster, catalog, given)
     if scheduler_config is not None:
         document = read_document(scheduler_config, "the scheduler configuration")
-        findings += configuration(document, slot_names(cluster, catalog), str(scheduler_config))
+        faults = _faults(scheduler_config.read_text(encoding="utf-8"), catalog, given.placement.authority if given is not None else None)
+        # Names that a package here declares are in the faults already, with their lines.
+        findings += configuration(document, slot_names(cluster, catalog) - {*catalog.extended_resources()}, str(scheduler_config), faults)
     if output in ("json", "yaml"):
         show([{"where": "", "do": "", **dict(to_builtins(finding))} for finding in findings], [], output)  # type: ignore[call-overload]
     else:
@@ -57,6 +64,14 @@ def look(
                 click.echo(f"      → {finding.do}")
     if any(finding.state == "fail" for finding in findings):
         raise click.exceptions.Exit(1)
+
+
+def _faults(text: str, catalog: ResourceCatalog, authority: Authority | None) -> list[str]:
+    """What is wrong with the configuration. Without settings the authority is not known, and one under which less is wrong is meant."""
+    from hami_framework.scheduler.configuration_check import check
+
+    tried: tuple[Authority, ...] = (authority,) if authority is not None else ("decisive", "advisory")
+    return [str(fault) for fault in min((check(text, catalog, each) for each in tried), key=len)]
 
 
 def shown(state: str) -> str:

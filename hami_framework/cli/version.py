@@ -9,7 +9,7 @@ import click
 @click.command()
 def command() -> None:
     """Versions of the core, of the hook specification, and of each vendor's package."""
-    from importlib.metadata import version
+    from importlib_metadata import version
 
     from hami_framework.hookspecs import SPEC_VERSION
     from hami_framework.plugins import find_sources

@@ -4,7 +4,8 @@
 Eight equal devices share one description of their class: `spec.classes` holds each class once, under a name made from
 its content, and a device points at it with `classRef`. `spec.generation` is the inventory's own counter
 (`metadata.generation` belongs to the API server). `spec.held`, left out when empty, are the grants of local runs on the node, each as
-the text of a pod's grant annotation. `spec.summary` is for people and printer columns; nothing reads it back.
+the text of a pod's grant annotation. `spec.summary` is for people and printer columns; nothing reads it back. `status` is
+what the agent says of itself (`codec.agent_status`); nothing here reads it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hami_framework.codec.grants import decode_grant, encode_grant
-from hami_framework.codec.schema import structural_schema
 from hami_framework.errors import FormatError
 from hami_framework.model import Capacity, Device, DeviceClass, Inventory, Value, VendorInfo, decode, device_name, encode, from_builtins, to_builtins
 
@@ -121,55 +121,14 @@ def _summary(inventory: Inventory) -> Summary:
     )
 
 
-def _spec_schema() -> dict[str, Any]:
-    """The schema of `spec`, made from the model's own types so that the two cannot drift apart."""
-    device_class, device = structural_schema(DeviceClass), structural_schema(Device)
-    device_class["properties"]["name"] = {"type": "string"}
-    device_class["required"].append("name")
-    device["properties"]["classRef"] = {"type": "string", "description": "name of an entry of spec.classes"}
-    del device["properties"]["deviceClass"]
-    device["required"] = ["classRef", *(name for name in device["required"] if name != "deviceClass")]
-    return {
-        "type": "object",
-        "required": ["generation"],
-        "properties": {
-            "generation": {"type": "integer", "format": "int64"},
-            "vendors": structural_schema(tuple[VendorInfo, ...]),
-            "classes": {"type": "array", "items": device_class},
-            "devices": {"type": "array", "items": device},
-            "held": {"type": "array", "items": {"type": "string"}, "description": "grants of local runs on the node, each as a pod's annotation has it"},
-            "summary": structural_schema(Summary),
-        },
-    }
+if TYPE_CHECKING:
+    CRD: dict[str, Any]
+else:
 
+    def __getattr__(name: str) -> object:
+        """`CRD`, made when it is asked for: a node agent installs nothing, and its memory is counted."""
+        if name == "CRD":
+            from hami_framework.codec.inventory_definition import CRD
 
-def _column(name: str, type_: str, path: str, priority: int = 0) -> dict[str, Any]:
-    return {"name": name, "type": type_, "jsonPath": path} | ({"priority": priority} if priority else {})
-
-
-CRD: dict[str, Any] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": f"{PLURAL}.{GROUP}"},
-    "spec": {
-        "group": GROUP,
-        "scope": "Cluster",
-        "names": {"kind": KIND, "listKind": f"{KIND}List", "plural": PLURAL, "singular": "nodeinventory", "shortNames": ["ninv"]},
-        "versions": [
-            {
-                "name": VERSION,
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": {"spec": _spec_schema()}}},
-                "additionalPrinterColumns": [
-                    _column("Devices", "integer", ".spec.summary.devices"),
-                    _column("Healthy", "integer", ".spec.summary.healthy"),
-                    _column("Models", "string", ".spec.summary.models"),
-                    _column("Generation", "integer", ".spec.generation", priority=1),
-                    _column("Age", "date", ".metadata.creationTimestamp"),
-                ],
-            }
-        ],
-    },
-}
-"""The definition to install; structural, so that the API server prunes and validates."""
+            return CRD
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from hami_framework.deviceplugin.cdi import CdiDirectory
 from hami_framework.deviceplugin.fence import Overcommit
 from hami_framework.deviceplugin.grants import PodBook, set_within
 from hami_framework.deviceplugin.missed import Missed
+from hami_framework.deviceplugin.own_status import OwnStatus, Seen, Statuses
 from hami_framework.deviceplugin.plugin import SlotPlugin
 from hami_framework.deviceplugin.podresources import PodResourcesClient
 from hami_framework.deviceplugin.ports import Cluster, Workers
@@ -75,7 +76,7 @@ class Places(Value, frozen=True, kw_only=True):
         return self.plugin_directory / "kubelet_internal_checkpoint"
 
 
-class WatchedCluster(Cluster, Leases, Protocol):
+class WatchedCluster(Cluster, Leases, Statuses, Protocol):
     """A cluster that also keeps a pod book up to date."""
 
     async def watch(self, node: str, pods: PodBook) -> None: ...
@@ -140,9 +141,10 @@ class Agent:
             on_bypass=places.on_bypass,
             compute=places.compute,
         )
-        self._arrivals = Arrivals(places.node, places.limits_path, state=self._state, pods=self._pods, cluster=cluster, on_fault=self.changed)
+        self._arrivals = Arrivals(places.node, places.limits_path, state=self._state, pods=self._pods, cluster=cluster, on_change=self.changed)
         self._local: tuple[PodGrant, ...] = ()
-        self._publisher = Publisher(cluster, self.inventory)
+        self._status = OwnStatus(places.node, cluster, self._seen)
+        self._publisher = Publisher(cluster, self.inventory, self._status.write)
         self._sign = SignOfLife(places.node, cluster)
         self._pools: dict[str, Pool] = {}
         self._registrars: dict[str, Registering] = {}
@@ -162,13 +164,26 @@ class Agent:
         devices = (device for vendor in vendors for device in sorted(self._devices(vendor.name), key=lambda device: (device.vendor, device.index, device.id)))
         return Inventory(node=self._places.node, vendors=tuple(vendors), devices=tuple(devices), held=self._local)
 
+    def _seen(self) -> Seen:
+        return Seen(
+            registered=self._registered_once.is_set(),
+            fault=self._arrivals.fault,
+            cdi="broken" if self._arrivals.fault else "applied" if self._arrivals.proven else "unknown",
+            quarantined=[vendor.name for vendor in self._workers.vendors.values() if vendor.state == "quarantined"],
+        )
+
+    def _registered(self) -> None:
+        if not self._registered_once.is_set():
+            self._registered_once.set()
+            self._publisher.poke()
+
     async def run(self) -> None:
         """Serve until cancelled. Raises ConfigError when a setting or the credentials are unusable."""
         serving = asyncio.ensure_future(self._serve())
         try:
             await asyncio.shield(serving)
         except asyncio.CancelledError:
-            await self._sign.stop()  # while all is still served: whoever comes now is the last
+            await asyncio.gather(self._sign.stop(), self._status.stop())  # while all is still served: whoever comes now is the last
             serving.cancel()
             await serving
 
@@ -267,8 +282,8 @@ class Agent:
         if self._places.register_by == "watcher":
             from hami_framework.deviceplugin.watcher import WatchedRegistrar  # only where asked for: its messages cost memory
 
-            return WatchedRegistrar(plugin, self._places.kubelet_directory / "plugins_registry", self._registered_once.set)
-        return Registrar(plugin, self._places.plugin_directory, self._registered_once.set)
+            return WatchedRegistrar(plugin, self._places.kubelet_directory / "plugins_registry", self._registered)
+        return Registrar(plugin, self._places.plugin_directory, self._registered)
 
     def _occupied(self) -> dict[str, frozenset[str]]:
         """Slots in use. Those that kubelet has given away and we have not prepared yet count as in use by unknown devices."""

@@ -29,16 +29,17 @@ ENOUGH = 3
 
 
 class Arrivals:
-    """`fault` is empty, or the one clear message; `on_fault` is called when it changes."""
+    """`fault` is empty, or the one clear message; `proven`: a container was seen to have what it was prepared. `on_change` is called when either changes."""
 
-    def __init__(self, node: str, mount: str, *, state: StateFile, pods: PodBook, cluster: Cluster, on_fault: Callable[[], None]) -> None:
+    def __init__(self, node: str, mount: str, *, state: StateFile, pods: PodBook, cluster: Cluster, on_change: Callable[[], None]) -> None:
         self.fault = ""
+        self.proven = False
         self._node = node
         self._mount = mount
         self._state = state
         self._pods = pods
         self._cluster = cluster
-        self._on_fault = on_fault
+        self._on_change = on_change
         self._seen = self._since = time.time()
         """Containers prepared since then were not looked into; and when to look next."""
         self._missing: set[Key] = set()
@@ -83,6 +84,9 @@ class Arrivals:
         if found:
             self._seen, self._since = began, began + CALM_SECONDS
             self._missing.clear()
+            if not self.proven:
+                self.proven = True
+                self._on_change()
         elif found is False and record.key in self._missing:  # twice in a row: it was not only just starting, or ending
             await self._refuse(record, "ignores CDI: the container runs without the devices and limits it was granted")
         elif found is False and self._runs(record):
@@ -105,4 +109,4 @@ class Arrivals:
     def _say(self, fault: str) -> None:
         self.fault = fault
         log.error("no device of node %s is given away: %s", self._node, fault)
-        self._on_fault()
+        self._on_change()

@@ -86,6 +86,11 @@ class KubeCluster:
         client = await self._ready()
         await client.call(client.replace, _inventory_path(node), dict(body))
 
+    async def write_inventory_status(self, node: str, status: Json) -> None:
+        """PATCH the status of the node's inventory; nobody else writes there, so no version is named. Raises KubeError."""
+        client = await self._ready()
+        await client.call(client.patch, f"{_inventory_path(node)}/status", {"status": dict(status)})
+
     async def lease(self, name: str) -> Json | None:
         """The agents' Lease of this name, None when there is none. Raises Unavailable."""
         return await self._get(kube.path("leases", group="coordination.k8s.io", namespace=self._lease_namespace, name=name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec import structs
@@ -26,11 +26,12 @@ RETRY_SECONDS = (0.2, 10.0)
 
 
 class Publisher:
-    """Keeps the object equal to what `current` says."""
+    """Keeps the object equal to what `current` says. `then` is called with the object as it was found, None where it had to be made."""
 
-    def __init__(self, cluster: Cluster, current: Callable[[], Inventory]) -> None:
+    def __init__(self, cluster: Cluster, current: Callable[[], Inventory], then: Callable[[Json | None], Awaitable[None]] | None = None) -> None:
         self._cluster = cluster
         self._current = current
+        self._then = then
         self._poked = asyncio.Event()
         self.writes = 0
 
@@ -55,8 +56,14 @@ class Publisher:
 
     async def publish(self) -> bool:
         """Write the inventory if the object says something else. True when it was written. Raises Unavailable, KubeError."""
+        found = await self._cluster.inventory(self._current().node)
+        written = await self._write(found)
+        if self._then is not None:
+            await self._then(found)
+        return written
+
+    async def _write(self, found: Json | None) -> bool:
         wanted = self._current()
-        found = await self._cluster.inventory(wanted.node)
         if found is None:
             await self._cluster.create_inventory(inventories.to_object(wanted))
         else:

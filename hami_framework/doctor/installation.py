@@ -13,6 +13,7 @@ from hami_framework.doctor.finding import Finding, fail, ok, some, warn
 INSTALL = "helm upgrade --install hami ./deploy/chart -n hami-system"
 LEADER = "hami-scheduler"
 """The Lease of the leading extender."""
+QUIET = "nobody leads, since nobody has asked: one takes the lease with the next pod that asks for devices"
 
 
 def definition(cluster: Cluster) -> Iterator[Finding]:
@@ -77,6 +78,9 @@ def scheduler(cluster: Cluster) -> Iterator[Finding]:
     if not cluster.known("leases"):
         return
     lease = next((one for one in cluster.list("leases") if one["metadata"]["name"] == LEADER), None)
+    if lease is None and when_asked(cluster):
+        yield ok("extender", QUIET, f"lease {LEADER}")
+        return
     if lease is None:
         running = [one for one in cluster.list("deployments") if ours(one) and "scheduler" in one["metadata"]["name"]]
         if running:
@@ -88,7 +92,13 @@ def scheduler(cluster: Cluster) -> Iterator[Finding]:
         return
     spec = lease.get("spec") or {}
     holder, age, lasts = spec.get("holderIdentity"), lease_age(cluster, lease), spec.get("leaseDurationSeconds") or 10
-    if not holder:
+    if when_asked(cluster) and (not holder or age is None or age > 2 * lasts):
+        if not holder:
+            yield ok("extender", QUIET, f"lease {LEADER}")
+        else:
+            do = f"nothing, if the next pod is placed; kubectl -n {cluster.namespace} get pods"
+            yield warn("extender", f"{holder} led and is gone; another one takes the lease with the next pod that asks for devices", do, f"lease {LEADER}")
+    elif not holder:
         yield fail(
             "extender", "no replica leads", f"kubectl -n {cluster.namespace} get pods; a replica takes over within 15 s where one is ready", f"lease {LEADER}"
         )
@@ -97,6 +107,15 @@ def scheduler(cluster: Cluster) -> Iterator[Finding]:
         yield fail("extender", text, f"kubectl -n {cluster.namespace} logs {holder}: does it reach the API server?", f"lease {LEADER}")
     else:
         yield ok("extender", f"{holder} leads", f"lease {LEADER}")
+
+
+def when_asked(cluster: Cluster) -> bool:
+    """Do the extenders stand beside a kube-scheduler each, and take the lease when that one asks? Then a quiet cluster has no leader."""
+    if not cluster.known("deployments"):
+        return False
+    mine = [one for one in cluster.list("deployments") if ours(one) and "scheduler" in one["metadata"]["name"]]
+    containers = [container for one in mine for container in one["spec"].get("template", {}).get("spec", {}).get("containers", ())]
+    return any("--leader-elect=when-asked" in (container.get("args") or ()) for container in containers)
 
 
 def lease_age(cluster: Cluster, lease: Json) -> float | None:

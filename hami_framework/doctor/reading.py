@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from hami_framework.codec import inventories
 from hami_framework.codec.resources import ResourceCatalog
 from hami_framework.doctor.cluster import Cluster, Json, Unread
+from hami_framework.doctor.needs import Need, needs
 from hami_framework.errors import Unavailable
 from hami_framework.kube.client import KubeClient, path
 from hami_framework.kube.errors import ApiError, KubeError
@@ -22,25 +24,6 @@ DEADLINE_SECONDS = 20.0
 
 INVENTORIES = path(inventories.PLURAL, group=inventories.GROUP, version=inventories.VERSION)
 DEFINITION = path("customresourcedefinitions", group="apiextensions.k8s.io", name=f"{inventories.PLURAL}.{inventories.GROUP}")
-
-NEEDS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
-    "hami-agent": (
-        ("list", "", "pods", ""),
-        ("get", inventories.GROUP, inventories.PLURAL, ""),
-        ("create", inventories.GROUP, inventories.PLURAL, ""),
-        ("update", inventories.GROUP, inventories.PLURAL, ""),
-        ("create", "", "events", ""),
-    ),
-    "hami-scheduler": (
-        ("list", "", "pods", ""),
-        ("watch", "", "pods", ""),
-        ("list", "", "nodes", ""),
-        ("list", inventories.GROUP, inventories.PLURAL, ""),
-        ("create", "", "pods", "binding"),
-        ("create", "", "events", ""),
-    ),
-}
-"""What each service account cannot do without: verb, group, resource, subresource."""
 
 
 def _lists(place: str, **query: str) -> Callable[[KubeClient], Any]:
@@ -85,32 +68,24 @@ async def read(client: KubeClient, catalog: ResourceCatalog, namespace: str) -> 
     first = await _answer(client, asked.pop("version"))
     if isinstance(first, Unread) and first.why == "silent":
         raise Unavailable(f"the API server at {client.credentials.server} does not answer: {first.text}")
-    reviews = {f"{account}: {_words(need)}": (account, need) for account, needs in NEEDS.items() for need in needs}
     answers = await asyncio.gather(*(_answer(client, ask) for ask in asked.values()))
-    access = await asyncio.gather(*(_answer(client, _may(namespace, account, need)) for account, need in reviews.values()))
-    return Cluster(
-        answers={"version": first, **dict(zip(asked, answers, strict=True))},
-        namespace=namespace,
-        now=time.time(),
-        server_ahead_seconds=_ahead(client),
-        access=dict(zip(reviews, access, strict=True)),
+    cluster = Cluster(
+        answers={"version": first, **dict(zip(asked, answers, strict=True))}, namespace=namespace, now=time.time(), server_ahead_seconds=_ahead(client)
     )
+    reviews = {f"{account}: {need}": _may(namespace, account, need) for account, need in needs(cluster)}
+    access = await asyncio.gather(*(_answer(client, review) for review in reviews.values()))
+    return replace(cluster, access=dict(zip(reviews, access, strict=True)))
 
 
-def _words(need: tuple[str, str, str, str]) -> str:
-    verb, group, resource, subresource = need
-    return f"{verb} {resource}{'/' + subresource if subresource else ''}{'.' + group if group else ''}"
-
-
-def _may(namespace: str, account: str, need: tuple[str, str, str, str]) -> Callable[[KubeClient], Any]:
-    verb, group, resource, subresource = need
+def _may(namespace: str, account: str, need: Need) -> Callable[[KubeClient], Any]:
+    attributes = {"verb": need.verb, "group": need.group, "resource": need.resource, "subresource": need.subresource, "name": need.name}
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
         "spec": {
             "user": f"system:serviceaccount:{namespace}:{account}",
             "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
-            "resourceAttributes": {"verb": verb, "group": group, "resource": resource, "subresource": subresource},
+            "resourceAttributes": attributes | ({"namespace": namespace} if need.own else {}),
         },
     }
     place = path("subjectaccessreviews", group="authorization.k8s.io")

@@ -334,13 +334,41 @@ async def published(lab: Lab, holds: Callable[[dict[str, Any]], bool] = lambda s
     return answer
 
 
+async def said(lab: Lab, state: str) -> dict[str, Any]:
+    """The object, once its agent's last word is this."""
+
+    async def found() -> dict[str, Any] | None:
+        one = await lab.inventory()
+        return one if (one.get("status") or {}).get("agent", {}).get("state") == state else None
+
+    answer: dict[str, Any] = await lab.until(found, f"said to be {state}", 4.0)
+    return answer
+
+
+async def test_the_agent_says_of_itself_that_it_is_ready_and_that_it_stops(lab: Lab) -> None:
+    await published(lab)
+    (condition,) = (await said(lab, "running"))["status"]["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == ("Ready", "True", "Registered")
+
+    assert lab.agent is not None
+    lab.agent.terminate()
+    assert await lab.agent.wait() == 0
+    (condition,) = (await said(lab, "stopping"))["status"]["conditions"]
+    assert (condition["status"], condition["reason"]) == ("False", "Stopping")
+
+
 async def test_a_restart_of_the_agent_writes_no_inventory(lab: Lab) -> None:
-    before = await published(lab)
+    await published(lab)
+    before = await said(lab, "running")
     await lab.kill_agent()
     await lab.start_agent()
     await asyncio.sleep(2.0)
 
-    assert (await lab.inventory())["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    after = await lab.inventory()
+    assert after["spec"] == before["spec"], "the generation stands in it"
+    assert after["status"]["conditions"] == before["status"]["conditions"], "Ready since then"
+    await asyncio.sleep(1.0)
+    assert (await lab.inventory())["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"], "its status is written once"
 
 
 async def test_a_foreign_grant_never_takes_effect_and_becomes_an_event(lab: Lab) -> None:

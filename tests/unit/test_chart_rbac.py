@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.render import CHART, helm, rendered
+from hami_framework.doctor import needs
 
 HELM = helm()
 pytestmark = pytest.mark.skipif(HELM is None, reason="there is no helm: put it on the PATH, or run `make lab`")
@@ -39,6 +40,7 @@ AGENT: Uses = {
         "create": ("deviceplugin/cluster.py", r"client\.create, _inventory_path"),
         "update": ("deviceplugin/cluster.py", r"client\.replace, _inventory_path"),
     },
+    ("cluster", "hami.io", "nodeinventories/status"): {"patch": ("deviceplugin/cluster.py", r'client\.patch, f"\{_inventory_path\(node\)\}/status"')},
     LEASES: {
         "get": ("deviceplugin", r'"leases"'),
         "create": ("deviceplugin", r'"leases"'),
@@ -121,6 +123,22 @@ def test_every_permission_belongs_to_a_call_in_the_code(uses: Uses) -> None:
 )
 def test_the_chart_allows_just_what_the_code_calls(component: str, settings: tuple[str, ...], uses: Uses) -> None:
     assert granted(component, *settings) == flat(uses)
+
+
+@pytest.mark.parametrize(
+    ("component", "settings", "asked"),
+    [
+        pytest.param("agent", ("agent.onBypass=evict",), (*needs.AGENT, *needs.EVICTING), id="agent"),
+        pytest.param("scheduler", (), needs.SCHEDULER, id="extender"),
+        pytest.param("webhook", (), (*needs.WEBHOOK, *needs.KEEPER), id="webhook"),
+    ],
+)
+def test_the_doctor_asks_for_what_the_chart_gives(component: str, settings: tuple[str, ...], asked: tuple[needs.Need, ...]) -> None:
+    given = granted(component, *settings)
+    wanted = {(OWN if one.own else "cluster", one.group, f"{one.resource}/{one.subresource}".rstrip("/"), one.verb) for one in asked}
+    assert wanted <= given
+    if component != "webhook":  # its Secrets are asked for by name
+        assert wanted == given
 
 
 CLIENT_CALL = re.compile(r"path\(\s*\"(\w+)\"")

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
+from hami_framework.codec.agent_status import FORMATS, AgentFacts, AgentStatus, ready, to_status
 from hami_framework.codec.grants import encode_grant
 from hami_framework.codec.inventories import API_VERSION, CRD, GROUP, KIND, PLURAL, VERSION, from_object, to_object
 from hami_framework.codec.schema import structural_schema
@@ -193,12 +196,37 @@ def test_the_definition_names_itself() -> None:
 
 
 def test_printer_columns_lead_to_something() -> None:
-    document = to_object(INVENTORY) | {"metadata": {"name": "node-1", "creationTimestamp": "2026-01-01T00:00:00Z"}}
+    facts = AgentFacts(version="1.0", state="running", started="2026-01-01T00:00:00Z", formats=dict(FORMATS))
+    condition = ready("Registered", "", holds=True, before={}, now="2026-01-01T00:00:00Z")
+    status = to_status(AgentStatus(agent=facts, cdi="applied", conditions=(condition,)))
+    document = to_object(INVENTORY) | {"metadata": {"name": "node-1", "creationTimestamp": "2026-01-01T00:00:00Z"}, "status": status}
     for column in CRD["spec"]["versions"][0]["additionalPrinterColumns"]:
         value: Any = document
-        for key in column["jsonPath"].removeprefix(".").split("."):
-            value = value[key]
+        for key in column["jsonPath"].replace('[?(@.type=="Ready")]', ".0").removeprefix(".").split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
         assert value is not None
+
+
+def test_a_status_is_not_part_of_what_is_read() -> None:
+    """An object without one, with one, and with one of a release to come are the same inventory."""
+    statuses: list[dict[str, Any]] = [{}, {"status": {"conditions": []}}, {"status": {"agent": "something else"}}]
+    for status in statuses:
+        assert from_object(to_object(INVENTORY) | status) == INVENTORY
+
+
+def test_the_status_is_written_by_its_own_way_and_fits_its_schema() -> None:
+    version = CRD["spec"]["versions"][0]
+    assert version["subresources"] == {"status": {}}
+    schema = version["schema"]["openAPIV3Schema"]
+    assert schema["required"] == ["spec"], "objects of the release before have no status"
+    status = schema["properties"]["status"]
+    assert sorted(status["properties"]) == ["agent", "cdi", "conditions"]
+    assert status["properties"]["conditions"]["items"]["required"] == ["type", "status", "reason", "message", "lastTransitionTime"]
+
+
+def test_an_agent_does_not_pay_for_the_definition() -> None:
+    code = "import sys, hami_framework.deviceplugin.agent; sys.exit('hami_framework.codec.inventory_definition' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
 def test_a_class_has_no_field_that_the_name_would_hide() -> None:

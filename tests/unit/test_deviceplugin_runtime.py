@@ -79,7 +79,7 @@ class Setup:
         monkeypatch.setattr(arrival, "LOOK_SECONDS", 0.01)
         self.state, self.pods, self.cluster = StateFile(directory / "agent.json"), PodBook(), Cluster(node)
         self.changes = 0
-        self.arrivals = Arrivals("n1", MOUNT, state=self.state, pods=self.pods, cluster=self.cluster, on_fault=self.changed)  # type: ignore[arg-type]
+        self.arrivals = Arrivals("n1", MOUNT, state=self.state, pods=self.pods, cluster=self.cluster, on_change=self.changed)  # type: ignore[arg-type]
 
     def changed(self) -> None:
         self.changes += 1

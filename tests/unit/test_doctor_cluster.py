@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hami_framework.cli import doctor_cluster
 from hami_framework.codec import inventories
 from hami_framework.codec.grants import GRANT_ANNOTATION, encode_grant
 from hami_framework.codec.resources import ResourceCatalog
@@ -22,6 +24,7 @@ from hami_framework.doctor import examine
 from hami_framework.doctor.cluster import Cluster, Unread
 from hami_framework.doctor.configuration import configuration
 from hami_framework.doctor.finding import Finding
+from hami_framework.doctor.needs import needs
 from hami_framework.model import (
     NEUTRAL,
     Capacity,
@@ -39,6 +42,7 @@ from hami_framework.model import (
     ResourceNames,
     VendorInfo,
 )
+from hami_framework.scheduler import configuration as scheduler_configuration
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 GIB = 1 << 30
@@ -153,6 +157,27 @@ def change(**answers: Any) -> Callable[[dict[str, Any]], None]:
 def without_field(cluster: dict[str, Any]) -> None:
     schema = cluster["definition"]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     del schema["properties"]["spec"]["properties"]["held"]
+
+
+def asked(leases: list[Json]) -> dict[str, Any]:
+    """A cluster whose extenders take the lease when a kube-scheduler beside them asks."""
+    beside = workload("hami-scheduler")
+    beside["spec"]["template"]["spec"]["containers"][0]["args"] = ["--leader-elect=when-asked"]
+    return sound() | {"deployments": [beside, workload("hami-webhook")], "leases": [*leases, lease("node-n1", holder="n1", sign=True)]}
+
+
+@pytest.mark.parametrize(
+    ("leases", "state", "said"),
+    [
+        pytest.param([], "ok", "nobody has asked", id="no pod yet"),
+        pytest.param([lease("hami-scheduler", holder="")], "ok", "nobody has asked", id="given up in good order"),
+        pytest.param([lease("hami-scheduler", holder="replica-1")], "ok", "replica-1 leads", id="it leads"),
+        pytest.param([lease("hami-scheduler", holder="replica-1", ago=120)], "warn", "is gone", id="it died, and nobody has asked since"),
+    ],
+)
+def test_a_quiet_cluster_needs_no_leader_where_extenders_lead_when_asked(leases: list[Json], state: str, said: str) -> None:
+    (line,) = [one for one in findings(asked(leases)) if one.what == "extender"]
+    assert (line.state, said in line.found) == (state, True), line
 
 
 HOST_PATH = [{"name": "dp", "hostPath": {"path": "/var/lib/kubelet/device-plugins/"}}]
@@ -276,6 +301,38 @@ def test_overcommitment_that_the_operator_allows_is_no_fault() -> None:
     assert [one.where for one in findings(cluster, Settings(nodes=(NodeRule(match="gpu-*"),))) if one.what == "settings"] == ["nodes[0]"]
 
 
+def asked_for(**answers: Any) -> set[str]:
+    return {f"{account}: {need}" for account, need in needs(Cluster(answers=sound() | answers))}
+
+
+def with_arguments(name: str, *arguments: str) -> Json:
+    made = workload(name)
+    made["spec"]["template"]["spec"]["containers"][0]["args"] = list(arguments)
+    return made
+
+
+def test_permissions_are_asked_of_what_is_installed() -> None:
+    wanted = asked_for()
+    assert {
+        "hami-agent: create leases.coordination.k8s.io", "hami-agent: patch nodeinventories/status.hami.io",
+        "hami-scheduler: update leases.coordination.k8s.io", "hami-scheduler: patch pods/status", "hami-scheduler: create pods/eviction",
+        "hami-webhook: list resourcequotas",
+    } <= wanted  # fmt: skip
+    assert not any("secrets" in need or "hami-agent: create pods/eviction" in need for need in wanted)
+    assert not any(need.startswith("hami-agent") for need in asked_for(daemonsets=[])), "host services have identities of their own"
+    assert {"hami-agent: list pods", "hami-scheduler: create pods/binding"} <= asked_for(daemonsets=[], deployments=[], inventories=[]), "nothing is installed"
+    assert "hami-agent: create pods/eviction" in asked_for(daemonsets=[with_arguments("hami-agent", "--on-bypass=evict")])
+
+
+def test_a_webhook_that_makes_its_certificates_needs_its_own_secrets() -> None:
+    keeps = with_arguments("hami-webhook", "--secret=tls-a", "--also-server=tls-b=hami-scheduler", "--port=9443")
+    wanted = asked_for(deployments=[keeps])
+    assert {f"hami-webhook: update secrets {name}" for name in ("tls-a", "tls-b", "hami-authorities")} <= wanted
+    assert "hami-webhook: patch mutatingwebhookconfigurations.admissionregistration.k8s.io hami-webhook" in wanted
+    given = with_arguments("hami-webhook", "--tls-cert-file=/x", "--tls-key-file=/y")
+    assert not any("secrets" in need for need in asked_for(deployments=[given]))
+
+
 def test_waiting_pods_are_told_with_our_last_word() -> None:
     cluster = sound()
     cluster["pods"] += [pod("w1", on=None, phase="Pending"), pod("w2", on=None, phase="Pending")]
@@ -294,7 +351,6 @@ def test_waiting_pods_are_told_with_our_last_word() -> None:
         pytest.param({}, "ok", "is asked for 2", id="sound"),
         pytest.param({"extenders": []}, "fail", "no extender manages", id="no extender"),
         pytest.param({"kind": "Pod"}, "fail", "no KubeSchedulerConfiguration", id="another file"),
-        pytest.param({"percentageOfNodesToScore": 50}, "warn", "not 100", id="not all nodes are looked at"),
     ],
 )
 def test_scheduler_configuration(change: Json, state: str, said: str) -> None:
@@ -312,5 +368,22 @@ def test_scheduler_configuration(change: Json, state: str, said: str) -> None:
     if not change:
         lacking = list(configuration(document, {NEUTRAL.count, "acme.com/npu"}, "f"))
         assert [one.state for one in lacking] == ["fail"]
-        twice = list(configuration(document | {"extenders": [extender, extender]}, {NEUTRAL.count}, "f"))
-        assert [one.state for one in twice] == ["fail"]
+        faulty = list(configuration(document, {NEUTRAL.count}, "f", ["line 3: weight: is 1"]))
+        assert [(one.state, one.found) for one in faulty] == [("fail", "line 3: weight: is 1")]
+
+
+@pytest.mark.parametrize(
+    ("weight", "authority", "said"),
+    [
+        pytest.param(151, "decisive", [], id="decisive as it is"),
+        pytest.param(1, "decisive", ["weight: is 1"], id="too light to decide"),
+        pytest.param(1, None, [], id="advisory, without settings that say so"),
+        pytest.param(7, None, ["weight: is 7"], id="neither"),
+    ],
+)
+def test_a_scheduler_configuration_is_held_to_all_that_is_written(weight: int, authority: Any, said: list[str]) -> None:
+    catalog = ResourceCatalog([("acme", ResourceNames(count="acme.com/gpu"))], vendors=["acme"])
+    document = scheduler_configuration.whole("mine", scheduler_configuration.extender(catalog, "http://127.0.0.1:9480", weight), lease_namespace="hami-system")
+    found = doctor_cluster._faults(yaml.safe_dump(document), catalog, authority)
+    assert len(found) == len(said)
+    assert all(words in fault and fault.startswith("line ") for words, fault in zip(said, found, strict=True))
