@@ -222,12 +222,18 @@ class Stand:
 
 
 @asynccontextmanager
-async def standing(credentials: Credentials, directory: Path, *, nodes: int = 4, devices: int = 4) -> AsyncIterator[Stand]:
-    """The proxy, the extender as a process behind it, and nodes. `directory` holds its kubeconfig and log."""
+async def standing(
+    credentials: Credentials, directory: Path, *, nodes: int = 4, devices: int = 4, arguments: Sequence[str] = (), wait: bool = True
+) -> AsyncIterator[Stand]:
+    """The proxy, the extender as a process behind it, and nodes. `directory` holds its kubeconfig and log.
+
+    `arguments`: more flags of the extender; `wait`: until it is ready (one that follows never is).
+    """
+    directory.mkdir(exist_ok=True)
     client = KubeClient(credentials, threads=16, user_agent="fault-test")
     async with Proxy(credentials) as proxy:
         (directory / "kubeconfig").write_text(kubeconfig(proxy.url))
-        words = ["--kubeconfig", str(directory / "kubeconfig"), "--port", "0", "--plugin", str(VENDOR)]
+        words = ["--kubeconfig", str(directory / "kubeconfig"), "--port", "0", "--plugin", str(VENDOR), *arguments]
         with (directory / "extender.log").open("w") as log:
             child = subprocess.Popen([sys.executable, "-m", "hami_framework.scheduler", *words], stdout=subprocess.PIPE, stderr=log, text=True)
             try:
@@ -238,7 +244,8 @@ async def standing(credentials: Credentials, directory: Path, *, nodes: int = 4,
                 await stand.add_nodes(nodes, devices)
                 renewing = asyncio.create_task(_renew(stand))
                 try:
-                    await stand.ready()
+                    if wait:
+                        await stand.ready()
                     yield stand
                 finally:
                     renewing.cancel()

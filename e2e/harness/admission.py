@@ -95,16 +95,19 @@ class Admission:
         return str(self.admin.get("/version")["gitVersion"])
 
     def _policies_in_force(self) -> bool:
-        """Each policy is compiled and in effect on its own time; all three answer before a test begins."""
+        """Each policy is compiled and in effect on its own time; all of these answer before a test begins."""
         forged = pod("probe", {}) | {"metadata": {"name": "probe", "annotations": {"hami.io/grant": "x"}}}
         inventory = {"apiVersion": "hami.io/v1alpha1", "kind": "NodeInventory", "metadata": {"name": "probe"}, "spec": {"generation": 1}}
         lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "node-probe"}, "spec": {}}
-        places = {
-            path("pods", namespace="default"): forged,
-            path("nodeinventories", group="hami.io", version="v1alpha1"): inventory,
-            path("leases", group="coordination.k8s.io", namespace=NAMESPACE): lease,
-        }
-        return all(self._refused(place, body) for place, body in places.items())
+        leader = lease | {"metadata": {"name": "hami-scheduler"}}
+        leases = path("leases", group="coordination.k8s.io", namespace=NAMESPACE)
+        probes = (
+            (path("pods", namespace="default"), forged),
+            (path("nodeinventories", group="hami.io", version="v1alpha1"), inventory),
+            (leases, lease),
+            (leases, leader),
+        )
+        return all(self._refused(place, body) for place, body in probes)
 
     def _refused(self, place: str, body: Json) -> bool:
         try:

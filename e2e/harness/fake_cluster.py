@@ -86,7 +86,9 @@ class FakeCluster:
         self.client.delete(path("pods", namespace=NAMESPACE, name=name), grace_seconds=0)
 
     def events(self, name: str, reason: str) -> list[str]:
-        query = {"fieldSelector": f"involvedObject.name={name},reason={reason}"}
+        """Of the pod that has this name now: events outlive pods."""
+        uid = (self.pod(name) or {"metadata": {"uid": ""}})["metadata"]["uid"]
+        query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
         return [event["message"] for event in self.client.list(path("events", namespace=NAMESPACE), query)["items"]]
 
     def clear(self) -> None:

@@ -76,6 +76,7 @@ def main() -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from e2e.lab import Lab, build, checks, modules
+    from e2e.lab.cluster import RUN
 
     match options.command:
         case "check":
@@ -98,7 +99,11 @@ def _run(options: argparse.Namespace) -> int:
             )  # fmt: skip
             print(f"export KUBECONFIG={lab.kubeconfig}")
         case "down":
+            if not (RUN / options.name / "lab.json").exists():
+                print(f"there is no lab {options.name!r}: nothing to end")
+                return 0
             Lab.attach(options.name).down()
+            print(f"lab {options.name!r} is gone; its logs stay in {(RUN / options.name / 'logs').relative_to(ROOT)}")
         case "status":
             lab = Lab.attach(options.name)
             for machine in (lab.control, lab.node):

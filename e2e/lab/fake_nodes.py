@@ -166,7 +166,7 @@ class FakeNodes:
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {"name": f"node-{name}", "namespace": NAMESPACE, "labels": {SIGN_OF_LIFE: "true"}},
-            "spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": datetime.now(UTC).isoformat().replace("+00:00", "Z")},
+            "spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")},
         }
         _make(self._client, _leases(), lease)
 

@@ -24,7 +24,9 @@ from e2e.lab.components import NODE
 from e2e.lab.machine import LabError
 from e2e.lab.programs import NAMESPACE, Process, Program, Workload
 from hami_framework.codec import inventories
+from hami_framework.config import Settings
 from hami_framework.plugins import load_registry
+from hami_framework.scheduler import configuration
 
 CHART = ROOT / "deploy" / "chart"
 VALUES = Path(__file__).with_name("values.yaml")
@@ -107,8 +109,8 @@ def agent(lab: Lab, arguments: Sequence[str] = (), environment: Mapping[str, str
     return Process(lab, "hami-agent", lab.node, argv, {**_environment(lab), **AGENT_ENVIRONMENT, **(environment or {})}, published)
 
 
-def extender(lab: Lab, arguments: Sequence[str] = (), *, name: str = "hami-scheduler", port: int = EXTENDER_PORT) -> Process:
-    """The handle of an extender as a plain process beside the control plane. Several: other names and ports."""
+def extender(lab: Lab, arguments: Sequence[str] = (), *, name: str = "hami-scheduler", port: int = EXTENDER_PORT, health_port: int | None = None) -> Process:
+    """The handle of an extender as a plain process beside the control plane. Several: other names and ports. `health_port`: its probes, if elsewhere."""
     argv = [sys.executable, "-m", "hami_framework.scheduler", "--kubeconfig", str(lab.inside_kubeconfig), "--port", str(port), *arguments]
     ask = (
         "import http.client, sys\n"
@@ -118,7 +120,7 @@ def extender(lab: Lab, arguments: Sequence[str] = (), *, name: str = "hami-sched
     )
 
     def ready() -> bool:
-        return lab.control.run([sys.executable, "-S", "-c", ask, str(port)], check=False).returncode == 0
+        return lab.control.run([sys.executable, "-S", "-c", ask, str(health_port or port)], check=False).returncode == 0
 
     return Process(lab, name, lab.control, argv, _environment(lab), ready)
 
@@ -127,39 +129,24 @@ def _environment(lab: Lab) -> dict[str, str]:
     return {**lab.components.environment, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def scheduler_configuration(lab: Lab, *, port: int = EXTENDER_PORT, weight: int = 1) -> Path:
-    """A kube-scheduler configuration with the extender of `install_processes`; answers its file. Names come from the installed vendors."""
-    catalog = load_registry().catalog()
-    amounts = [{"name": name, "ignoredByScheduler": True} for name in sorted(catalog.amount_resources())]
-    counts = [{"name": name, "ignoredByScheduler": False} for name in sorted(set(catalog.slot_resources()) - set(catalog.amount_resources()))]
-    document = json.loads(lab.components.scheduler_config.read_text())
-    document["percentageOfNodesToScore"] = 100
-    document["extenders"] = [
-        {
-            "urlPrefix": f"http://127.0.0.1:{port}",
-            "filterVerb": "filter",
-            "prioritizeVerb": "prioritize",
-            "preemptVerb": "preempt",
-            "bindVerb": "bind",
-            "weight": weight,
-            "nodeCacheCapable": True,
-            "ignorable": False,
-            "httpTimeout": "10s",
-            "managedResources": counts + amounts,
-        }
-    ]
+def scheduler_configuration(lab: Lab, *, port: int = EXTENDER_PORT, settings: Settings | None = None) -> Path:
+    """A kube-scheduler configuration with the extender of `install_processes`, as `hami scheduler-config --merge` writes it; answers its file."""
+    existing = json.loads(lab.components.scheduler_config.read_text())
+    weight = configuration.weight((settings or Settings()).placement.authority, existing.get("profiles") or ())
+    entry = configuration.extender(load_registry().catalog(), f"http://127.0.0.1:{port}", weight)
     file = lab.directory / "config" / f"kube-scheduler-hami-{port}.json"
-    file.write_text(json.dumps(document, indent=1))
+    file.write_text(json.dumps(configuration.merged(existing, entry), indent=1))
     return file
 
 
 # -- by the chart ----------------------------------------------------------------------------------------------------
 
 
-def install_chart(
-    lab: Lab, values: Json | None = None, *, release: str = RELEASE, wait: bool = True, say: Callable[[str], None] = lambda _: None
-) -> Installed:
-    """`helm upgrade --install` of deploy/chart with the lab's values and these; `say` is told each step. Raises LabError with helm's words and what the pods say."""
+def install_chart(lab: Lab, values: Json | None = None, *, release: str = RELEASE, wait: bool = True, say: Callable[[str], None] = lambda _: None) -> Installed:
+    """`helm upgrade --install` of deploy/chart with the lab's values and these. `say` is told each step.
+
+    Raises LabError with helm's words and what the pods say.
+    """
     machines = fit_out(lab)
     say("accelerators of four vendors plugged in (fakes)")
     lab.load_image(images.product())

@@ -29,8 +29,7 @@ FITS, ASKED = 64, 80
 BINDING = r"^POST /api/v1/namespaces/default/pods/[^/]+/binding"
 WATCH = r"watch=1"
 
-# A lab outlives the handles of the processes it started; Python warns of each.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

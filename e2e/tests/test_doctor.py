@@ -28,8 +28,7 @@ CLASS = DeviceClass(model="Xpu", vendor="acme", capacity=Capacity(memory_bytes=6
 VENDOR = VendorInfo(name="acme", resources=(ResourceNames(count="acme.com/xpu"),))
 OBJECT = inventories.to_object(Inventory(node="doctored", vendors=(VENDOR,), devices=(Device(id="x0", name="acme-x0", index=0, device_class=CLASS),)))
 
-# A lab outlives the handles of the processes it started; Python warns of each.
-pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.timeout(120)
 Json = dict[str, Any]
 
 
@@ -55,7 +54,6 @@ def bare(control_plane: Lab) -> Iterator[Lab]:
 
 def install(lab: Lab, definition: Json) -> KubeClient:
     lab.apply(definition)
-    lab.kubectl("wait", "--for=condition=Established", f"crd/{NAME}", "--timeout=20s")
     client = KubeClient(load(str(lab.kubeconfig)))
     deadline = time.monotonic() + 20
     while True:

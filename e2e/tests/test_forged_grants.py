@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from e2e.harness.admission import NAMESPACE, Admission, pod
 from e2e.lab import Lab
+from hami_framework.codec.agent_status import FORMATS, AgentFacts, AgentStatus, ready, to_status
 from hami_framework.kube.client import JSON_PATCH, MERGE_PATCH, KubeClient, path
 from hami_framework.kube.errors import ApiError
 
@@ -217,6 +219,26 @@ def test_an_agent_writes_its_own_node_s_inventory(admission: Admission, agents: 
         admission.admin.delete(f"{INVENTORIES}/{node}")  # a node that is gone leaves one behind
 
 
+def test_a_status_is_written_by_the_same_agent_alone(admission: Admission, agents: dict[str, KubeClient]) -> None:
+    agents["n1"].create(INVENTORIES, inventory("n1"))
+    status = f"{INVENTORIES}/n1/status"
+    now = "2026-01-01T00:00:00Z"
+    condition = ready("Registered", "as it should be", holds=True, before={}, now=now)
+    try:
+        for who in ("n1", "host service of n1"):
+            facts = AgentFacts(version=who, state="running", started=now, formats=FORMATS)
+            said = {"status": to_status(AgentStatus(agent=facts, cdi="applied", conditions=(condition,)))}
+            agents[who].patch(status, said)
+            assert admission.admin.get(f"{INVENTORIES}/n1")["status"] == said["status"], "the definition drops a field"
+        admission.lab.kubectl("wait", "--for=condition=Ready", "nodeinventory/n1", "--timeout=5s")
+        columns = admission.lab.kubectl("get", "nodeinventories", "n1").stdout.splitlines()
+        assert [word in line for word, line in zip(("READY", "True"), columns, strict=True)] == [True, True]
+        for stranger in (agents["n2"], agents[""], agents["host service of n2"], admission.admin):
+            forbidden(partial(stranger.patch, status, said), "written by that node's agent alone")
+    finally:
+        admission.admin.delete(f"{INVENTORIES}/n1")
+
+
 @pytest.mark.parametrize("who", ["n2", "", "host service of n2", "administrator"])
 def test_nobody_else_writes_it(admission: Admission, agents: dict[str, KubeClient], who: str) -> None:
     client = agents.get(who, admission.admin)
@@ -269,9 +291,45 @@ def test_a_label_makes_no_sign_of_life(admission: Admission) -> None:
     forbidden(lambda: admission.admin.create(LEASES, forged), "sign of life of a node")
 
 
-@pytest.mark.parametrize("name", ["hami-scheduler", "hami-webhook", "anything"])
-def test_an_agent_takes_no_leader_s_lease(agents: dict[str, KubeClient], name: str) -> None:
-    forbidden(lambda: agents["n1"].create(LEASES, lease(name)), "none of an agent's")
+def test_even_the_extender_writes_no_grant_by_a_status(admission: Admission, victim: str) -> None:
+    scheduler = admission.service_account("hami-scheduler")
+    forbidden(lambda: scheduler.patch(at(victim, "status"), {"metadata": {"annotations": GRANT}}, STRATEGIC))
+    condition = {"type": "hami.io/DevicesFreed", "status": "True"}
+    scheduler.patch(at(victim, "status"), {"status": {"conditions": [condition]}}, STRATEGIC)
+    found = admission.admin.get(at(victim))
+    assert "hami.io/grant" not in found["metadata"].get("annotations", {})
+    assert any(one["type"] == "hami.io/DevicesFreed" for one in found["status"]["conditions"])
+
+
+@pytest.mark.parametrize("leader", ["hami-scheduler", "hami-webhook"])
+def test_only_a_component_s_own_replicas_lead(admission: Admission, agents: dict[str, KubeClient], leader: str) -> None:
+    with suppress(ApiError):
+        admission.admin.delete(f"{LEASES}/{leader}")
+    other = "hami-webhook" if leader == "hami-scheduler" else "hami-scheduler"
+    strangers = [admission.admin, agents["n1"], agents["host service of n1"], admission.service_account(other)]
+    for stranger in strangers:
+        with pytest.raises(ApiError) as caught:
+            stranger.create(LEASES, lease(leader, "mallory"))
+        assert caught.value.status == 403, caught.value
+    forbidden(lambda: admission.admin.create(LEASES, lease(leader, "mallory")), f"service account {leader} alone")
+    own = admission.service_account(leader)
+    made = own.create(LEASES, lease(leader, "a replica"))
+    try:
+        made = own.replace(f"{LEASES}/{leader}", made | {"spec": {"holderIdentity": "another replica"}})
+        stolen = made | {"spec": {"holderIdentity": "mallory"}}
+        forbidden(lambda: admission.admin.replace(f"{LEASES}/{leader}", stolen), "which replica leads")
+        forbidden(lambda: agents["n1"].replace(f"{LEASES}/{leader}", stolen), f"Lease {leader}")
+    finally:
+        admission.admin.delete(f"{LEASES}/{leader}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    # Of a leader's Lease two policies refuse it, and either may be quoted.
+    [("hami-scheduler", "Lease hami-scheduler"), ("hami-webhook", "Lease hami-webhook"), ("anything", "none of an agent's")],
+)
+def test_an_agent_takes_no_leader_s_lease(agents: dict[str, KubeClient], name: str, words: str) -> None:
+    forbidden(lambda: agents["n1"].create(LEASES, lease(name)), words)
 
 
 def test_other_leases_are_nobody_s_business(admission: Admission) -> None:

@@ -12,7 +12,7 @@ import pytest
 from e2e.harness.fake_cluster import FakeCluster, fake_cluster
 from hami_framework.kube.client import path
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from e2e.harness.fake_cluster import FakeCluster, fake_cluster
 from hami_framework.kube.client import path
 from hami_framework.model import Health, Inventory
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.timeout(300)
 
 NODE = "fake-00000"
 BACKOFF_SECONDS = 10.0

@@ -65,8 +65,10 @@ def scheduled(client: KubeClient, name: str, *, prefer: str | None = None) -> st
 @pytest.mark.parametrize(("authority", "follows_us"), [("decisive", True), ("advisory", False)])
 def test_the_weight_decides_as_it_says(control_plane: Lab, client: KubeClient, tmp_path: Path, authority: str, follows_us: bool) -> None:
     """Ours packs: the second pod belongs beside the first. The pod's own affinity, an in-tree score of 200, wants the empty node."""
-    configuration = written(control_plane, tmp_path / "scheduler.yaml", "--authority", authority)
-    program = extender(control_plane, name="extender-weights", port=PORT)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"placement: {{authority: {authority}}}\n")  # both read it: a decisive extender leaves kube-scheduler no choice
+    configuration = written(control_plane, tmp_path / "scheduler.yaml", "--settings", str(settings))
+    program = extender(control_plane, ["--settings", str(settings)], name="extender-weights", port=PORT)
     with FakeNodes(client) as nodes, running(client):
         nodes.create(2)
         program.start()

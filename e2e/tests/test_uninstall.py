@@ -14,8 +14,7 @@ import pytest
 from e2e.harness.node_agent import AGENT, ENVIRONMENT, VENDOR, Node, ready
 from e2e.lab import NODE, Lab
 
-# A lab outlives the handles of the processes it started; Python warns of each.
-pytestmark = [pytest.mark.timeout(240), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture

@@ -24,8 +24,7 @@ from e2e.lab import NODE, Lab, build
 from e2e.lab.components import CONTAINERD_SOCKET
 from hami_framework.codec.grants import GRANT_ANNOTATION
 
-# A lab outlives the handles of the processes it started; Python warns of each.
-pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +132,11 @@ def test_a_container_of_the_previous_release_restarts_under_this_one_and_back(no
         start(node, release)
         end_container(node, "restarts")
         # kubelet keeps the logs of the last two starts only, so the newest report counts, and not how many there are.
-        node.lab.wait(f"start {number}", lambda number=number: restarts(node) == number - 1 and ready(node.get("restarts")), 60)
+
+        def back(wanted: int = number - 1) -> bool:
+            return restarts(node) == wanted and ready(node.get("restarts"))
+
+        node.lab.wait(f"start {number}", back, 60)
         report = node.reports("restarts", uid)[-1]
         assert (report["status"], report["env"]["ACME_DEVICES"]) == ("MATCH", "x1")
     node.clear()
