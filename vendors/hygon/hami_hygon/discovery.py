@@ -15,9 +15,9 @@ _DRM_FILE = re.compile(r"(card|renderD)(\d+)")
 
 def devices(host: Host) -> Iterator[Device]:
     """Every DCU of this node."""
+    vdevs.use(host)  # also where the driver has gone: what was made for containers is taken back all the same
     if not driver.present():
         return
-    vdevs.use(host)
     cards = driver.cards()
     for card in cards:
         yield Device(
