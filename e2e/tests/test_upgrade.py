@@ -23,6 +23,7 @@ from e2e.harness.previous import ROOT, sources
 from e2e.lab import NODE, Lab, build
 from e2e.lab.components import CONTAINERD_SOCKET
 from hami_framework.codec.grants import GRANT_ANNOTATION
+from hami_framework.scheduler.liveness import GOODBYE_SECONDS
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -97,8 +98,15 @@ def place(node: Node, port: int, name: str) -> str:
     one["resources"]["limits"]["acme.com/xpumem"] = "1024"
     uid = node.create(pod(name, [one]))
     document = node.get(name)
-    found = ask(port, "filter", {"Pod": document, "NodeNames": [NODE]})
-    assert found["NodeNames"] == [NODE], found
+    deadline = time.monotonic() + GOODBYE_SECONDS + 10
+    while True:
+        found = ask(port, "filter", {"Pod": document, "NodeNames": [NODE]})
+        if found["NodeNames"] == [NODE]:
+            break
+        # After a rollback the newer agent's goodbye counts for a while.
+        assert found["FailedNodes"] == {NODE: "node-silent"}, found
+        assert time.monotonic() < deadline, found
+        time.sleep(1.0)
     ask(port, "prioritize", {"Pod": document, "NodeNames": [NODE]})
     assert ask(port, "bind", {"PodName": name, "PodNamespace": "default", "PodUID": uid, "Node": NODE})["Error"] == ""
     return uid

@@ -29,6 +29,9 @@ NAMESPACE = "hami-system"
 LEASE_SECONDS = 30.0
 """For how long a sign is good when it does not say: three times what an agent lets pass between two."""
 LOOK_SECONDS = 1.0
+GOODBYE_SECONDS = 30.0
+"""For how long a goodbye counts: three times kubelet's status period (`nodeStatusUpdateFrequency`, 10 s), after which the node itself says
+that it has no devices. If it has some all the same, an agent is there that gives no signs: one of an older release, after a rollback."""
 FRESH_SECONDS = 10.0
 """How long making the picture fresh may take before we take it that the API server cannot be heard."""
 
@@ -90,9 +93,9 @@ class Signs:
         """The API server could not be heard until now: everybody's time begins anew."""
         self._heard_since = now
 
-    def stopped(self) -> set[str]:
-        """Nodes whose agents said that they stop."""
-        return {node for node, sign in self._signs.items() if not sign.holder}
+    def stopped(self, now: float) -> set[str]:
+        """Nodes whose agents said a short while ago that they stop."""
+        return {node for node, sign in self._signs.items() if not sign.holder and now - sign.seen_at <= GOODBYE_SECONDS}
 
     def late(self, now: float) -> set[str]:
         """Nodes whose last sign is older than it is good for."""
@@ -101,7 +104,7 @@ class Signs:
 
     def known(self, node: str) -> bool:
         """Whether the node's agent gives signs at all."""
-        return node in self._signs
+        return node in self._signs and bool(self._signs[node].holder)
 
 
 class Liveness:
@@ -150,7 +153,7 @@ class Liveness:
             self.signs.deaf(self._clock())
         if self.signs.late(self._clock()) - self.silent and not await self._fresh():
             self.signs.deaf(self._clock())
-        self._tell(frozenset(self.signs.stopped() | self.signs.late(self._clock())))
+        self._tell(frozenset(self.signs.stopped(self._clock()) | self.signs.late(self._clock())))
 
     def _upsert(self, lease: LeaseView) -> None:
         if not lease.metadata.name.startswith(PREFIX):

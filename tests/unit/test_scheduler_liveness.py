@@ -49,9 +49,17 @@ def test_an_empty_holder_means_that_the_agent_stops() -> None:
     signs = Signs(0.0)
     assert not signs.saw("n", sign(), 0.0)
     assert signs.saw("n", sign("r2", holder=""), 1.0)
-    assert signs.stopped() == {"n"}
+    assert signs.stopped(1.0) == {"n"}
     assert signs.saw("n", sign("r3"), 2.0)
-    assert signs.stopped() == set()
+    assert signs.stopped(2.0) == set()
+
+
+def test_a_goodbye_counts_until_the_node_itself_must_have_said_it() -> None:
+    """After a rollback the Lease of the newer agent stays behind with its goodbye, and the older agent gives no signs."""
+    signs = Signs(0.0)
+    signs.saw("n", sign("r1", holder=""), 100.0)
+    assert signs.stopped(130.0) == {"n"}
+    assert (signs.stopped(130.1), signs.late(1e6), signs.known("n")) == (set(), set(), False)
 
 
 def test_after_deafness_everybody_has_the_full_time_again() -> None:
@@ -66,7 +74,7 @@ def test_a_node_without_a_sign_is_never_late() -> None:
     signs = Signs(0.0)
     signs.saw("n", sign(), 0.0)
     signs.gone("n")
-    assert (signs.late(1e6), signs.stopped(), signs.known("n")) == (set(), set(), False)
+    assert (signs.late(1e6), signs.stopped(1e6), signs.known("n")) == (set(), set(), False)
 
 
 @pytest.mark.parametrize(("seconds", "late_at"), [(604_800, 700_000.0), (None, 31.0)])
