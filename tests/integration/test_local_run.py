@@ -305,6 +305,7 @@ def test_ps_watches_until_it_is_told_to_end(box: Box) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # who started us in the background has it ignored
     )
     assert process.stderr is not None
     assert [process.stderr.readline() for _ in range(2)] == ["nobody holds anything\n"] * 2

@@ -82,7 +82,7 @@ async def test_discovery_is_shaped_as_kubectl_reads_it(server: ApiServer) -> Non
     assert {"pods", "pods/status", "pods/binding", "nodes", "namespaces", "events"} <= resources.keys()
     assert resources["pods"]["shortNames"] == ["po"]
     assert "watch" in resources["pods"]["verbs"]
-    assert [item["name"] for item in (await ask(server, "GET", "/apis/hami.io/v1alpha1")).json["resources"]] == ["nodeinventories"]
+    assert [item["name"] for item in (await ask(server, "GET", "/apis/hami.io/v1alpha1")).json["resources"]] == ["nodeinventories", "nodeinventories/status"]
     for path in ("/healthz", "/livez", "/readyz"):
         assert (await ask(server, "GET", path)).text == "ok"
 
