@@ -86,9 +86,10 @@ class FakeCluster:
         self.client.delete(path("pods", namespace=NAMESPACE, name=name), grace_seconds=0)
 
     def events(self, name: str, reason: str) -> list[str]:
-        """Of the pod that has this name now: events outlive pods."""
-        uid = (self.pod(name) or {"metadata": {"uid": ""}})["metadata"]["uid"]
-        query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
+        """Of the pod that has this name now, since events outlive pods; of all that had it when there is none now."""
+        pod = self.pod(name)
+        who = f"involvedObject.uid={pod['metadata']['uid']}" if pod else f"involvedObject.name={name}"
+        query = {"fieldSelector": f"{who},reason={reason}"}
         return [event["message"] for event in self.client.list(path("events", namespace=NAMESPACE), query)["items"]]
 
     def clear(self) -> None:

@@ -12,8 +12,8 @@ from benchmarks.kube_scheduler.__main__ import FORMS, run
 from e2e.lab import Lab
 
 NODES = int(os.environ.get("HAMI_E2E_RATE_NODES", "1000"))
-PODS = int(os.environ.get("HAMI_E2E_RATE_PODS", "2000"))
-ROUNDS = int(os.environ.get("HAMI_E2E_RATE_ROUNDS", "3"))
+PODS = int(os.environ.get("HAMI_E2E_RATE_PODS", "1000"))
+ROUNDS = int(os.environ.get("HAMI_E2E_RATE_ROUNDS", "2"))
 LEAST = 0.8
 """Of the rate without it (the product's claim)."""
 
