@@ -40,6 +40,7 @@ def cluster() -> Iterator[Cluster]:
             own.client.close()
 
 
+@pytest.mark.timeout(120 + PODS, func_only=True)
 def test_a_thousand_pods_in_waves_while_programs_are_killed(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     lab, agent, extender = cluster.lab, cluster.installed.agent, cluster.installed.scheduler
     assert isinstance(agent, Process)
