@@ -10,6 +10,7 @@
 #include "internal.h"
 
 #define PATIENCE_S 10 /* it is held for some tens of nanoseconds; longer means that its owner is stopped, or that it was scribbled over */
+#define SLICE_MS 20    /* a wake-up can be lost: nobody sleeps longer without looking */
 
 _Static_assert(sizeof(pthread_mutex_t) <= sizeof(((struct hami_state_file *)0)->mutex), "a mutex has room in the state file");
 
@@ -55,12 +56,24 @@ bool hami_books_sound(const struct hami_state_file *state) {
 }
 #endif
 
+/*
+ * Wakes itself up now and then. A thread that was woken and then killed before it had the mutex takes the wake-up with it if a
+ * third was quicker: neither the kernel's robust list nor the C library passes it on, and who sleeps then sleeps until the
+ * next contention, which may never come.
+ */
 static int wait_for(pthread_mutex_t *mutex) {
-    struct timespec until = {0, 0};
-    clock_gettime(CLOCK_REALTIME, &until); /* the only clock that glibc 2.17 knows here */
-    until.tv_sec += PATIENCE_S;
-    int error = pthread_mutex_timedlock(mutex, &until);
-    return error == ETIMEDOUT ? pthread_mutex_trylock(mutex) : error; /* some old C libraries lose a wake-up: it may be open */
+    int error = ETIMEDOUT;
+    for (int slice = 0; slice < PATIENCE_S * 1000 / SLICE_MS && error == ETIMEDOUT; slice++) {
+        struct timespec until = {0, 0};
+        clock_gettime(CLOCK_REALTIME, &until); /* the only clock that glibc 2.17 knows here */
+        until.tv_nsec += SLICE_MS * 1000000L;
+        if (until.tv_nsec >= 1000000000L) {
+            until.tv_nsec -= 1000000000L;
+            until.tv_sec++;
+        }
+        error = pthread_mutex_timedlock(mutex, &until);
+    }
+    return error == ETIMEDOUT ? EBUSY : error;
 }
 
 static bool repair(struct hami_state_file *state) {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,16 +147,41 @@ def test_the_mutex_is_gone_over_when_its_owner_dies_in_it(container: Container) 
     assert kinds == [layout.SlotState.LIVE, layout.SlotState.LIVE]
 
 
-@pytest.mark.slow
-def test_a_stopped_owner_of_the_mutex_makes_nobody_wait_for_ever(container: Container) -> None:
-    one, stopped = container.play(), container.play()
-    one.ask("reserve 0 100")
+def _stopped_in_the_mutex(container: Container) -> Player:
+    """Lives, holds the mutex, and does not run."""
+    stopped = container.play()
     stopped.ask("reserve 0 1")
     stopped.ask("stop")
     stopped.ask(f"die {POINTS['RESERVE_SLOT']} 1")
     stopped.tell("reserve 0 200")
     while Path(f"/proc/{stopped.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         pass
+    return stopped
+
+
+def test_a_lost_wake_up_is_made_up_for(container: Container) -> None:
+    """Who was woken and killed before it had the mutex takes the wake-up with it: the owner then knows of nobody that waits."""
+    one = container.play()
+    one.ask("reserve 0 100")
+    stopped = _stopped_in_the_mutex(container)
+    one.tell("reserve 0 1")
+    place, awaited = place_of(layout.StateFile, "mutex"), 0x80000000  # FUTEX_WAITERS, futex(2)
+    while not (word := int.from_bytes(container.state_path.read_bytes()[place : place + 4], "little")) & awaited:
+        pass
+    container.change_state(place, (word & ~awaited).to_bytes(4, "little"))
+    begun = time.monotonic()
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert stopped.answer() == "0 1 200"
+    assert one.answer().split()[0] == str(OK)
+    assert time.monotonic() - begun < 5, "it slept until its patience of 10 s was over"
+    container.assert_books()
+
+
+@pytest.mark.slow
+def test_a_stopped_owner_of_the_mutex_makes_nobody_wait_for_ever(container: Container) -> None:
+    one = container.play()
+    one.ask("reserve 0 100")
+    stopped = _stopped_in_the_mutex(container)
     assert one.verdict("reserve 0 1") == REFUSED  # after 10 s
     assert one.ask("give 0") == "0"  # as long; it is taken off later
     os.kill(stopped.pid, signal.SIGCONT)

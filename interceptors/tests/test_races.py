@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import subprocess
 import sys
 import time
@@ -60,7 +61,7 @@ def race(tmp_path: Path, interceptor: Callable[..., Path], fake_driver: Callable
             for victim in dice.sample(racers, size.killed):
                 victim.kill()
                 victim.wait()
-            lines = {process.pid: process.stdout.readline() for process in racers if process.stdout is not None}
+            lines = {process.pid: last_line(process, within=60 + size.seconds) for process in racers}
             bounded = check_codes([line for pid, line in lines.items() if line])
             high_water = container.high_water()
             check_books(container, bounded)
@@ -76,6 +77,16 @@ def race(tmp_path: Path, interceptor: Callable[..., Path], fake_driver: Callable
 def racer(container: Container, paths: str, seed: int, size: Size) -> subprocess.Popen[str]:
     command = [sys.executable, str(PROGRAM), paths, str(seed), str(size.threads), str(size.seconds)]
     return Ended(command, env=container.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def last_line(process: subprocess.Popen[str], within: float) -> str:
+    """What it says when its time is over; "" from one that was killed. One that hangs is an error that shows where."""
+    assert process.stdout is not None
+    said, _, _ = select.select([process.stdout], [], [], within)
+    if not said:
+        waits = {task.name: (task / "wchan").read_text() + " " + (task / "syscall").read_text().strip() for task in Path(f"/proc/{process.pid}/task").iterdir()}
+        pytest.fail(f"process {process.pid} hangs; its threads wait in {waits}")
+    return process.stdout.readline()
 
 
 class Ended(subprocess.Popen[str]):

@@ -254,10 +254,28 @@ static inline void card_recount(struct card *card)
     }
 }
 
+/*
+ * The mutex, waited for in slices: a thread that was woken and then killed before it had a robust mutex takes the wake-up with
+ * it if a third was quicker, and who sleeps then would sleep for ever once nobody else contends.
+ */
+static inline int card_wait_for(pthread_mutex_t *mutex)
+{
+    int error = pthread_mutex_trylock(mutex);
+    while (error == EBUSY || error == ETIMEDOUT) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += 20000000;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        error = pthread_mutex_timedlock(mutex, &until);
+    }
+    return error;
+}
+
 static inline struct card *card_lock(void)
 {
     struct card *card = card_shared;
-    if (pthread_mutex_lock(&card->mutex) == EOWNERDEAD) {
+    if (card_wait_for(&card->mutex) == EOWNERDEAD) {
         pthread_mutex_consistent(&card->mutex);
         card_recount(card);
     }
