@@ -20,7 +20,9 @@ class Lazy(click.Group):
         if name not in COMMANDS:
             return None
         if name in DAEMONS:  # reached only by completion and help; running goes past click
-            return click.Command(name, short_help=COMMANDS[name], add_help_option=False)
+            from hami_framework.cli.daemon import Daemon
+
+            return Daemon(name)
         command: click.Command = importlib.import_module(f"hami_framework.cli.{name.replace('-', '_')}").command
         return command
 

@@ -28,7 +28,7 @@ DEFAULT_PORT = 9480
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="hami-scheduler", description="HAMi's scheduler extender: kube-scheduler asks it over HTTP.")
+    parser = argparse.ArgumentParser(prog="hami scheduler", description="HAMi's scheduler extender: kube-scheduler asks it over HTTP.")
     parser.add_argument("--kubeconfig", help="how to reach the API server; default: the pod's service account, else the usual kubeconfig")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s: only kube-scheduler beside us can ask)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to listen on; 0 picks a free one and prints it (default %(default)s)")

@@ -37,7 +37,7 @@ CALL_SECONDS = 3.0
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="hami-webhook", description="HAMi's admission webhook: the API server asks it about pods that want devices.")
+    parser = argparse.ArgumentParser(prog="hami webhook", description="HAMi's admission webhook: the API server asks it about pods that want devices.")
     parser.add_argument("--kubeconfig", help="how to reach the API server; default: the pod's service account, else the usual kubeconfig")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default %(default)s)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="HTTPS port; 0 picks a free one and prints it (default %(default)s)")

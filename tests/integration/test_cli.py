@@ -364,6 +364,9 @@ def test_every_command_has_help(alone: Hami, command: str) -> None:
         pytest.param("interceptor coverage --api cu", "cuda", id="a driver API"),
         pytest.param("sandbox lo", "logs", id="a command of a command"),
         pytest.param("lim", "limit", id="a command"),
+        pytest.param("web", "webhook", id="a program that stays"),
+        pytest.param("scheduler --tls-c", "--tls-cert-file", id="an option of a program that stays"),
+        pytest.param("agent --on-bypass s", "suspend", id="a choice of a program that stays"),
     ],
 )
 def test_the_shell_completes(alone: Hami, words: str, offered: str) -> None:
