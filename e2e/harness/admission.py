@@ -29,7 +29,7 @@ TEMPLATES = (
     "webhook/rbac.yaml", "webhook/configuration.yaml", "webhook/deployment.yaml", "policies/grants.yaml", "policies/agents.yaml",
 )  # fmt: skip
 WORKLOADS = ("Deployment", "DaemonSet", "PodDisruptionBudget")
-PORT, PLAIN_PORT = 9443, 9444
+PORT = 9443
 CONFIGURATION = path("mutatingwebhookconfigurations", group="admissionregistration.k8s.io", name="hami-webhook")
 
 Json = dict[str, Any]
@@ -68,16 +68,20 @@ class Admission:
         """Apply the chart's objects, except those that would need a node, and wait until the API server goes by them."""
         self.lab.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         self.render(self.values)
+        self.direct_to(PORT)
+        self.until("the policies to be in force", self._policies_in_force, 30)
+
+    def direct_to(self, port: int) -> None:
+        """The Service's one endpoint: the webhook that listens on this port."""
         endpoint: Json = {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": {"name": "hami-webhook-lab", "namespace": NAMESPACE, "labels": {"kubernetes.io/service-name": "hami-webhook"}},
             "addressType": "IPv4",
             "endpoints": [{"addresses": [NODE_ADDRESS], "conditions": {"ready": True}}],
-            "ports": [{"name": "https", "port": PORT, "protocol": "TCP"}],
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }
         self.lab.apply(endpoint)
-        self.until("the policies to be in force", self._policies_in_force, 30)
 
     def render(self, values: Sequence[str]) -> None:
         """Apply the chart with these `--set` values (again)."""
@@ -142,10 +146,10 @@ class Admission:
 
     # -- the webhook --------------------------------------------------------------------------------------------
 
-    def start_webhook(self, *flags: str) -> None:
-        """Start it with the rights of its service account, and wait until it is ready."""
+    def start_webhook(self, *flags: str, name: str = "hami-webhook", port: int = PORT) -> None:
+        """Start it with the rights of its service account, and wait until it is ready. Its plain port is the next one."""
         ca = (self.lab.components.credentials.ca_file).read_text()
-        kubeconfig = self.lab.directory / "config" / "hami-webhook.kubeconfig"
+        kubeconfig = self.lab.directory / "config" / f"{name}.kubeconfig"
         document = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -156,22 +160,23 @@ class Admission:
         }
         kubeconfig.touch(mode=0o600)
         kubeconfig.write_text(json.dumps(document))
-        command = [sys.executable, "-m", "hami_framework.webhook", "--kubeconfig", str(kubeconfig), "--drain-seconds", "0", *flags]
-        self.lab.control.spawn("hami-webhook", command, cwd=CHART.parents[1], log=self.lab.logs / "hami-webhook.log")
-        self.until("the webhook to be ready", lambda: self.plain("/readyz") == "ok", 30)
+        ports = ["--port", str(port), "--plain-port", str(port + 1)]
+        command = [sys.executable, "-m", "hami_framework.webhook", "--kubeconfig", str(kubeconfig), "--drain-seconds", "0", *ports, *flags]
+        self.lab.control.spawn(name, command, cwd=CHART.parents[1], log=self.lab.logs / f"{name}.log")
+        self.until("the webhook to be ready", lambda: self.plain("/readyz", port + 1) == "ok", 30)
 
-    def stop_webhook(self, number: int = signal.SIGTERM) -> None:
-        self.lab.control.kill("hami-webhook", number)
+    def stop_webhook(self, number: int = signal.SIGTERM, *, name: str = "hami-webhook") -> None:
+        self.lab.control.kill(name, number)
 
-    def plain(self, address: str) -> str:
+    def plain(self, address: str, port: int = PORT + 1) -> str:
         """What the webhook's plain port answers, stripped; "" when it does not."""
-        code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{PLAIN_PORT}{address}', timeout=2).read().decode())"
+        code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{port}{address}', timeout=2).read().decode())"
         done = self.lab.control.run([sys.executable, "-ISc", code], check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    def served_certificate(self) -> str:
+    def served_certificate(self, port: int = PORT) -> str:
         """The certificate that the webhook's HTTPS port shows now, PEM."""
-        code = f"import ssl; print(ssl.get_server_certificate(('127.0.0.1', {PORT})))"
+        code = f"import ssl; print(ssl.get_server_certificate(('127.0.0.1', {port})))"
         return self.lab.control.run([sys.executable, "-ISc", code]).stdout
 
     # -- tests --------------------------------------------------------------------------------------------------

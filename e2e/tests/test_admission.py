@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from e2e.harness.admission import CONFIGURATION, NAMESPACE, Admission, pod
+from e2e.harness.admission import CONFIGURATION, NAMESPACE, PORT, Admission, pod
 from e2e.lab import Lab
 from hami_framework.certificates.making import split
 from hami_framework.kube.client import JSON_PATCH, path
@@ -24,6 +25,9 @@ pytestmark = [pytest.mark.control_plane, pytest.mark.timeout(180)]
 
 Json = dict[str, Any]
 SHARE = {"nvidia.com/gpumem": 3000}
+DAY = 86400
+LIVES = {"--authority-days": 60 / DAY, "--certificate-days": 12 / DAY, "--overlap-days": 5 / DAY, "--look-seconds": 0.5}
+SHORT_LIVES = tuple(word for flag, value in LIVES.items() for word in (flag, str(value)))
 FLAGS = ("--scheduler-name", "hami-scheduler", "--runtime-class", "nvidia=nvidia")
 
 
@@ -185,9 +189,7 @@ def test_rotation_while_pods_are_created_costs_not_one(admission: Admission) -> 
     admission.admin.patch(path("secrets", namespace=NAMESPACE, name="hami-authorities"), {"data": None})
     admission.admin.patch(path("secrets", namespace=NAMESPACE, name="hami-webhook-tls"), {"data": None})
     admission.admin.patch(CONFIGURATION, [{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}], JSON_PATCH)
-    day = 86400
-    lives = {"--authority-days": 60 / day, "--certificate-days": 12 / day, "--overlap-days": 5 / day, "--look-seconds": 0.5}
-    admission.start_webhook(*FLAGS, *(word for flag, value in lives.items() for word in (flag, str(value))))
+    admission.start_webhook(*FLAGS, *SHORT_LIVES)
     admission.until("the API server to believe the webhook", lambda: mutated(admission), 20)
     shown, bundles, created = set[str](), set[str](), 0
     until = time.monotonic() + 62
@@ -204,6 +206,37 @@ def test_rotation_while_pods_are_created_costs_not_one(admission: Admission) -> 
     assert created > 200
     admission.stop_webhook()
     admission.start_webhook(*FLAGS)
+
+
+def keeper(admission: Admission) -> str:
+    """Which replica leads."""
+    lease = admission.admin.get(path("leases", group="coordination.k8s.io", namespace=NAMESPACE, name="hami-webhook"))
+    return str(lease["spec"].get("holderIdentity") or "")
+
+
+def test_a_second_replica_answers_and_keeps_the_certificates_when_the_first_is_killed(admission: Admission) -> None:
+    admission.stop_webhook()
+    admission.start_webhook(*FLAGS, *SHORT_LIVES, "--identity", "first")
+    admission.until("the first to lead", lambda: keeper(admission).startswith("first"), 30)
+    admission.start_webhook(*FLAGS, *SHORT_LIVES, "--identity", "second", name="hami-webhook-2", port=PORT + 10)
+    try:
+        admission.until("both to show one certificate", lambda: admission.served_certificate() == admission.served_certificate(PORT + 10), 10)
+        admission.stop_webhook(signal.SIGKILL)
+        admission.direct_to(PORT + 10)  # as its readiness probe would have it
+        admission.until("the second to be asked", lambda: mutated(admission), 10)
+        admission.until("the second to lead", lambda: keeper(admission).startswith("second"), 30)
+        shown = {admission.served_certificate(PORT + 10)}
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            assert mutated(admission)
+            shown.add(admission.served_certificate(PORT + 10))
+            time.sleep(0.2)
+        assert len(shown) >= 3, "the second makes the certificates now: one every 8 s"
+    finally:
+        admission.stop_webhook(name="hami-webhook-2")
+        admission.start_webhook(*FLAGS)
+        admission.direct_to(PORT)
+    admission.until("the first to be asked again", lambda: mutated(admission), 20)
 
 
 # -- the webhook is down ----------------------------------------------------------------------------------------

@@ -6,11 +6,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from e2e.harness.fake_cluster import FakeCluster, fake_cluster
 from hami_framework.kube.client import path
+
+MOST_CPU = "100"
+"""Of the 128 that a fake node has."""
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -91,3 +95,28 @@ def test_a_disruption_budget_is_kept(cluster: FakeCluster) -> None:
     cluster.refused("boss-2")
     time.sleep(3.0)
     assert cluster.pod("kept") is not None
+
+
+def both(cpu: str, memory_mib: int) -> dict[str, Any]:
+    """What a container asks for: CPU and a share of a device."""
+    amounts = {"cpu": cpu, "nvidia.com/gpu": "1", "nvidia.com/gpumem": str(memory_mib)}
+    return {"containers": [{"name": "main", "image": "none", "resources": {"limits": amounts}}]}
+
+
+def test_kube_scheduler_asks_who_must_go_for_devices_too(cluster: FakeCluster) -> None:
+    """CPU is full as well, so kube-scheduler preempts itself: the verb adds those who hold the devices to its victims."""
+    cluster.create("elsewhere", priority="high", **both(MOST_CPU, 60_000))
+    cluster.bound("elsewhere")
+    cluster.create("cpu-hog", priority="low", **both(MOST_CPU, 1_000))
+    cluster.bound("cpu-hog")
+    cluster.create("device-hog", priority="low", **both("1", 60_000))
+    cluster.bound("device-hog")
+    node = cluster.node_of("cpu-hog")
+    assert cluster.node_of("device-hog") == node != cluster.node_of("elsewhere")
+    cluster.create("boss", priority="high", **both(MOST_CPU, 60_000))
+    cluster.bound("boss", seconds=40.0)
+    assert cluster.node_of("boss") == node
+    assert cluster.pod("cpu-hog") is cluster.pod("device-hog") is None
+    for victim in ("cpu-hog", "device-hog"):
+        assert any("Preempted by pod" in text for text in cluster.events(victim, "Preempted")), "kube-scheduler's own words"
+    assert not cluster.events("boss", "Preempting"), "the extender left it to kube-scheduler"
