@@ -183,13 +183,18 @@ def test_the_webhook_writes_nobody_else_s_configuration_or_secret(admission: Adm
             webhook.get(place)
 
 
-def test_rotation_while_pods_are_created_costs_not_one(admission: Admission) -> None:
-    """failurePolicy is Fail: one handshake with a certificate that is not believed would fail a creation."""
+def begin_anew(admission: Admission, *flags: str) -> None:
+    """The webhook with certificates that follow each other within seconds; those it has are good for too long."""
     admission.stop_webhook()
     admission.admin.patch(path("secrets", namespace=NAMESPACE, name="hami-authorities"), {"data": None})
     admission.admin.patch(path("secrets", namespace=NAMESPACE, name="hami-webhook-tls"), {"data": None})
     admission.admin.patch(CONFIGURATION, [{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}], JSON_PATCH)
-    admission.start_webhook(*FLAGS, *SHORT_LIVES)
+    admission.start_webhook(*FLAGS, *SHORT_LIVES, *flags)
+
+
+def test_rotation_while_pods_are_created_costs_not_one(admission: Admission) -> None:
+    """failurePolicy is Fail: one handshake with a certificate that is not believed would fail a creation."""
+    begin_anew(admission)
     admission.until("the API server to believe the webhook", lambda: mutated(admission), 20)
     shown, bundles, created = set[str](), set[str](), 0
     until = time.monotonic() + 62
@@ -215,8 +220,7 @@ def keeper(admission: Admission) -> str:
 
 
 def test_a_second_replica_answers_and_keeps_the_certificates_when_the_first_is_killed(admission: Admission) -> None:
-    admission.stop_webhook()
-    admission.start_webhook(*FLAGS, *SHORT_LIVES, "--identity", "first")
+    begin_anew(admission, "--identity", "first")
     admission.until("the first to lead", lambda: keeper(admission).startswith("first"), 30)
     admission.start_webhook(*FLAGS, *SHORT_LIVES, "--identity", "second", name="hami-webhook-2", port=PORT + 10)
     try:

@@ -39,13 +39,18 @@ def test_what_a_scheduler_without_the_extender_binds_does_not_start_and_is_told(
     cluster.create(pod("mine", WHOLE), pod("stray", WHOLE, schedulerName=second_scheduler))
     cluster.running("mine")
     cluster.until("the other scheduler to bind its pod", lambda: bool(cluster.pod("stray")["spec"].get("nodeName")), 20)
-    cluster.until("the pod's author to be told", lambda: any("no grant" in event["message"] for event in cluster.events("stray")), 40)
+    cluster.until(
+        "the pod's author to be told",
+        lambda: any("not bound by the hami scheduler extender" in event["message"] for event in cluster.events("stray")),
+        40,
+        otherwise=lambda: cluster.explain("stray"),
+    )
     assert phase(cluster.pod("stray")) == "Pending", "its containers wait: no container ever runs with a device that was not promised to it"
     found = subprocess.run(
         [*HAMI, "doctor", "--cluster", "--kubeconfig", str(cluster.lab.kubeconfig), "-o", "json"], capture_output=True, text=True, timeout=60, check=False
     )
     lines: list[Json] = [one for one in json.loads(found.stdout) if one["what"] == "grants" and one["state"] != "ok"]
     assert found.returncode == 1
-    assert any(f"{cluster.namespace}/stray" in one["found"] and one["do"] for one in lines), lines
+    assert any(one["where"] == f"{cluster.namespace}/stray" and SECOND in one["do"] for one in lines), lines
     cluster.create(pod("next", WHOLE))
     cluster.running("next")
