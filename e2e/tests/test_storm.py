@@ -18,7 +18,7 @@ from e2e.lab import Lab
 from e2e.lab.install import install_processes
 from e2e.lab.programs import Process
 
-PODS = int(os.environ.get("HAMI_E2E_PODS", "400"))
+PODS = int(os.environ.get("HAMI_E2E_PODS", "1000"))
 SEED = int(os.environ.get("HAMI_E2E_SEED", "11"))
 MOST_REJECTED_PERCENT = 60
 """Of all pods, those that kubelet may fail for good around a kill of the agent or of itself; counted and printed. See docs/agent.md."""
