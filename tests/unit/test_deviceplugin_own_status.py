@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,3 +118,12 @@ async def test_a_cluster_that_takes_none_is_told_of_once(api: Api, caplog: pytes
         await status.write(api.object)
     await status.stop()
     assert caplog.text.count("is not kept") == 1
+
+
+def test_the_version_is_what_the_installed_package_says() -> None:
+    assert own_status.own_version() == importlib.metadata.version("hami-framework")
+
+
+def test_to_know_it_costs_the_agent_no_library() -> None:
+    code = "import sys, hami_framework.deviceplugin.agent; print('importlib.metadata' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
